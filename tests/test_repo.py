@@ -1,0 +1,189 @@
+"""What holds the repository together: notebooks run and are clean, modules and README follow from them, the package is whole.
+
+Whatever runs or exports does so in a copy, so that testing leaves the tree as it was."""
+import ast, email, importlib.metadata, json, re, shutil, subprocess, sys, tarfile, zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from readme import ROOT, readme
+from run_notebooks import environment, notebooks
+
+try: import tomllib
+except ImportError: import tomli as tomllib  # Python 3.10
+
+config = ConfigParser(delimiters=["="], interpolation=None)
+config.read(ROOT/"settings.ini", encoding="utf-8")
+SETTINGS = config["DEFAULT"]
+LIB = ROOT/SETTINGS["lib_name"]
+NAMES = [p.relative_to(ROOT).as_posix() for p in notebooks()]
+MODULES = sorted(LIB.rglob("*.py"))
+LEFT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "build", "dist", "*.egg-info", ".*_cache", ".ipynb_checkpoints", "runs")
+
+def lines(key): return SETTINGS[key].strip().splitlines()
+
+def copy_of_repo(to): return Path(shutil.copytree(ROOT, to, ignore=LEFT))
+
+def run(*command, cwd, env=None):
+    "Run a command, which has to succeed, and return what it printed"
+    done = subprocess.run([str(o) for o in command], cwd=cwd, env=env or environment(slow=False), capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} failed\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+def tool(name): return Path(sys.executable).parent/name
+
+def imports(tree):
+    "The modules that a syntax tree imports, at its top or inside functions, each with the names taken from it"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): yield from ((o.name, []) for o in node.names)
+        if isinstance(node, ast.ImportFrom): yield "."*node.level + (node.module or ""), [o.name for o in node.names]
+
+# ---- notebooks
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory): return copy_of_repo(tmp_path_factory.mktemp("run")/"repo")
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_runs(name, tree): run(sys.executable, "tests/run_notebooks.py", name, cwd=tree)
+
+def test_modules_follow_from_notebooks(tmp_path):
+    files = lambda lib: {p.relative_to(lib).as_posix(): p.read_text(encoding="utf-8") for p in lib.rglob("*.py")}
+    lib = copy_of_repo(tmp_path/"repo")/LIB.name
+    for p in lib.rglob("*.py"):
+        if p.name != "__init__.py": p.unlink()  # a module that no notebook writes does not come back
+    run(tool("nbdev-export"), cwd=lib.parent)
+    exported, committed = files(lib), files(LIB)
+    assert sorted(exported) == sorted(committed)
+    assert [p for p in exported if exported[p] != committed[p]] == [], "run: make export"
+
+def test_notebooks_are_clean(tmp_path):
+    copy = copy_of_repo(tmp_path/"repo")
+    run(tool("nbdev-clean"), cwd=copy)
+    assert [o for o in NAMES if (copy/o).read_bytes() != (ROOT/o).read_bytes()] == [], "run: make clean"
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_outputs(name):
+    "Small; no failure, widget or path of one machine among them"
+    text = (ROOT/name).read_text(encoding="utf-8")
+    outputs = [o for c in json.loads(text)["cells"] for o in c.get("outputs", [])]
+    parts = [(kind, "".join(o)) for out in outputs for kind, o in [("text", out.get("text", "")), *out.get("data", {}).items()]
+             if kind.startswith(("text", "application"))]
+    assert len(text.encode()) < 1_000_000
+    assert not [o["evalue"] for o in outputs if o["output_type"] == "error"]
+    assert not [kind for kind, _ in parts if "widget" in kind]
+    assert not [m[0] for _, o in parts for m in re.finditer(r"(?<![\w.:/-])/(work|home|root|tmp|usr|opt|Users|private|var)/\S*", o)]
+
+def test_imports_go_one_way():
+    "A notebook's exported cells import only from notebooks with a smaller number; the package's top level belongs to its users"
+    exported = {}
+    for p in sorted((ROOT/"nbs").glob("[0-9]*.ipynb")):
+        sources = ["".join(c["source"]) for c in json.loads(p.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        module = re.search(r"#\|\s*default_exp\s+(\S+)", "\n".join(sources))
+        assert module, f"{p.name} has no default_exp"
+        exported[module[1]] = "\n".join(s for s in sources if re.match(r"(#\|.*\n)*#\|\s*export", s))
+    wrong = []
+    for i, (module, source) in enumerate(exported.items()):
+        for name, taken in imports(ast.parse(source)):
+            top, _, part = name.partition(".")
+            fine = part in list(exported)[:i] if part else taken == ["__version__"]
+            if top == LIB.name and not fine: wrong.append((module, name, taken))
+    assert wrong == []
+
+def test_readme_is_the_index_notebook():
+    text = (ROOT/"README.md").read_text(encoding="utf-8")
+    assert text == readme(), "run: make readme"
+    links = re.findall(r'(?:\]\(|(?:src|href)=")([^)"\s#]+)', text)
+    assert [o for o in links if not re.match(r"[a-z]+:", o) and not (ROOT/o).exists()] == []
+
+# ---- package
+
+def test_public_names_have_docstrings():
+    bare = []
+    for p in MODULES:
+        tree = ast.parse(p.read_text(encoding="utf-8"))
+        bare += [f"{p.name}: {o.name}" for o in tree.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+                 and not o.name.startswith("_") and not ast.get_docstring(o)]
+    assert bare == []
+
+def test_imports_are_declared():
+    "What a module imports is Python's own, ours, or named in settings.ini; so fastcore and other tools of development are not"
+    normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+    keys = [k for k in SETTINGS if k.endswith("requirements") and k != "dev_requirements"]
+    declared = {normal(Requirement(o).name) for k in keys for o in lines(k)}
+    homes = importlib.metadata.packages_distributions()
+    wrong = []
+    for p in MODULES:
+        for name, _ in imports(ast.parse(p.read_text(encoding="utf-8"))):
+            top = name.partition(".")[0]
+            if top in sys.stdlib_module_names or top in ("", LIB.name): continue
+            if not declared & {normal(o) for o in homes.get(top, [top])}: wrong.append(f"{p.name}: {top}")
+    assert wrong == []
+
+@pytest.mark.parametrize("code", ["import tmpq_dm", "import sys; sys.argv = ['tmpq-dm', '--help']; import tmpq_dm.cli as c; c.main()"],
+                         ids=["import", "help"])
+def test_light_things_stay_light(code):
+    "Importing the package, and asking the command for help, load neither torch nor diffusers"
+    after = "import sys, atexit; atexit.register(lambda: print('LOADED', sorted({'torch', 'diffusers'} & set(sys.modules))));"
+    assert run(sys.executable, "-c", after + code, cwd=ROOT).endswith("LOADED []\n")
+
+def test_homes_of_a_fact_agree():
+    project = tomllib.loads((ROOT/"pyproject.toml").read_text(encoding="utf-8"))
+    version = re.search(r'^__version__ = "(.+)"$', (LIB/"__init__.py").read_text(encoding="utf-8"), re.M)
+    assert version and version[1] == SETTINGS["version"]
+    assert project["project"]["name"] == SETTINGS["pip_name"]
+    assert project["project"]["requires-python"] == f">={SETTINGS['min_python']}"
+    assert project["project"]["license"] == SETTINGS["license"]
+    assert project["tool"]["nbdev"]["lib_path"] == SETTINGS["lib_name"]
+    assert f"({SETTINGS['min_python'].replace('.', ', ')})" in (ROOT/"Makefile").read_text(encoding="utf-8")
+
+def test_pins_lie_in_the_ranges():
+    pins = {}
+    for line in (ROOT/"constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            pins.setdefault(pin.name.replace("_", "-"), []).append(str(pin.specifier).removeprefix("=="))
+    for line in lines("requirements") + lines("dev_requirements"):
+        need = Requirement(line)
+        versions = pins.get(need.name.replace("_", "-"))
+        assert versions and all(need.specifier.contains(v) for v in versions), f"{line}: constraints.txt has {versions}"
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    "The folder with the source archive, and the wheel made from that archive alone"
+    copy = copy_of_repo(tmp_path_factory.mktemp("build")/"repo")
+    run(sys.executable, "-m", "build", "--no-isolation", cwd=copy)
+    return copy/"dist"
+
+def test_archives_are_whole(built):
+    need = {p.relative_to(ROOT).as_posix() for p in LIB.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as z: wheel = set(z.namelist())
+    with tarfile.open(next(built.glob("*.tar.gz"))) as t: source = {o.partition("/")[2] for o in t.getnames()}
+    assert any("/assets/" in o for o in need)
+    assert {o for o in wheel if ".dist-info/" not in o} == need
+    assert need | {"settings.ini", "LICENSE", *NAMES} <= source
+
+def test_wheel_says_what_settings_say(built):
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as z:
+        info = {Path(o).name: z.read(o).decode() for o in z.namelist() if ".dist-info/" in o and not o.endswith("/")}
+    meta = email.message_from_string(info["METADATA"])
+    assert (meta["Name"], meta["Version"]) == (SETTINGS["pip_name"], SETTINGS["version"])
+    assert meta["License-Expression"] == SETTINGS["license"]
+    needs = set(lines("requirements")) | {f'{o}; extra == "{k[:-13]}"' for k in SETTINGS if k.endswith("_requirements") for o in lines(k)}
+    assert {str(Requirement(o)) for o in meta.get_all("Requires-Dist")} == {str(Requirement(o)) for o in needs}
+    scripts = ConfigParser(delimiters=["="])
+    scripts.read_string(info["entry_points.txt"])
+    assert dict(scripts["console_scripts"]) == dict(o.split(" = ") for o in lines("console_scripts"))
+    assert "nbdev" in scripts
+
+def test_installed_wheel_runs(built, tmp_path):
+    "Away from the checkout, the installed package and its command work"
+    home = tmp_path/"site"
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", home, next(built.glob("*.whl")), cwd=tmp_path)
+    env = environment(slow=False) | {"PYTHONPATH": str(home)}
+    where = run(sys.executable, "-c", f"import {LIB.name}; print({LIB.name}.__file__)", cwd=tmp_path, env=env)
+    assert Path(where.strip()).is_relative_to(home)
+    for line in lines("console_scripts"):
+        said = run(home/"bin"/line.split(" = ")[0], "--help", cwd=tmp_path, env=env)
+        assert "usage" in said.lower()

@@ -1,0 +1,31 @@
+"""Make a trained diffusion model smaller and faster: choose its timesteps and the bits of every layer together (TMPQ-DM)."""
+__version__ = "0.1.0"
+
+# What is exported, and the module it lives in. Loaded on first use, so that `import tmpq_dm` and `tmpq-dm --help` stay fast.
+_HOME = {
+    "policy": ("Policy", "TmpqError"),
+    "denoiser": ("Denoiser", "QuantOp"),
+    "sampling": ("sample", "paired_noise", "uniform_timesteps"),
+    "reference": ("load_reference", "reference_features", "reference_statistics", "open_denoiser"),
+    "divergence": ("feature_divergence",),
+    "grouping": ("quadratic_groups", "uniform_groups", "equal_groups"),
+    "quantizer": ("Grid",),
+    "supernet": ("Supernet",),
+    "cost": ("bitops", "macs", "size_bytes"),
+    "metrics": ("evaluate", "make_fitness", "real_statistics"),
+    "artifact": ("save_compressed", "load_compressed"),
+    "space": ("SearchSpace",),
+    "search": ("search",),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = [*_MODULE, "__version__"]
+
+
+def __getattr__(name):
+    if name not in _MODULE: raise AttributeError(f"module 'tmpq_dm' has no attribute {name!r}")
+    from importlib import import_module
+    value = globals()[name] = getattr(import_module(f"tmpq_dm.{_MODULE[name]}"), name)
+    return value
+
+
+def __dir__(): return sorted(__all__)
