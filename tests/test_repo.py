@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from readme import ROOT, readme
 from run_notebooks import environment, notebooks
@@ -23,6 +24,8 @@ MODULES = sorted(LIB.rglob("*.py"))
 LEFT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "build", "dist", "*.egg-info", ".*_cache", ".ipynb_checkpoints", "runs")
 
 def lines(key): return SETTINGS[key].strip().splitlines()
+
+def normal(name): return re.sub(r"[-_.]+", "-", name).lower()
 
 def copy_of_repo(to): return Path(shutil.copytree(ROOT, to, ignore=LEFT))
 
@@ -109,7 +112,6 @@ def test_public_names_have_docstrings():
 
 def test_imports_are_declared():
     "What a module imports is Python's own, ours, or named in settings.ini; so fastcore and other tools of development are not"
-    normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()
     keys = [k for k in SETTINGS if k.endswith("requirements") and k != "dev_requirements"]
     declared = {normal(Requirement(o).name) for k in keys for o in lines(k)}
     homes = importlib.metadata.packages_distributions()
@@ -143,11 +145,15 @@ def test_pins_lie_in_the_ranges():
     for line in (ROOT/"constraints.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             pin = Requirement(line)
-            pins.setdefault(pin.name.replace("_", "-"), []).append(str(pin.specifier).removeprefix("=="))
+            pins.setdefault(normal(pin.name), []).append(str(pin.specifier).removeprefix("=="))
     for line in lines("requirements") + lines("dev_requirements"):
         need = Requirement(line)
-        versions = pins.get(need.name.replace("_", "-"))
+        versions = pins.get(normal(need.name))
         assert versions and all(need.specifier.contains(v) for v in versions), f"{line}: constraints.txt has {versions}"
+    minor = "%d.%d.0" % sys.version_info[:2]  # a pin that wants a later 3.x.y keeps pip searching for hours instead of failing
+    for dist in importlib.metadata.distributions():
+        if dist.version.partition("+")[0] in pins.get(normal(dist.name), []):
+            assert minor in SpecifierSet(dist.metadata["Requires-Python"] or ""), dist.name
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):

@@ -52,7 +52,9 @@ def floating(net, policy)->dict:
 # %% ../nbs/11_artifact.ipynb #cell-008
 ARTIFACT_VERSION = 1
 
-def sha256(path)->str: return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def sha256(path)->str:
+    "The checksum of a file."
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 def require_free(
     folder, # where an artifact is to be written

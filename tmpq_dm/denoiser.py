@@ -114,7 +114,9 @@ def block_of(
     if temporal: return "temporal"
     return next((path for path, m in call.stack if type(m).__name__ in BLOCKS), call.path)
 
-def depends_on_t_alone(a:Call, b:Call)->bool: return all(torch.equal(x, y) for x, y in zip(a.operands, b.operands))
+def depends_on_t_alone(a:Call, b:Call)->bool:
+    "Whether an operation saw the same in both runs."
+    return all(torch.equal(x, y) for x, y in zip(a.operands, b.operands))
 
 # %% ../nbs/01_denoiser.ipynb #cell-020
 def to_op(

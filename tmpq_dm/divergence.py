@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'relative_change', 'cosine_change', 'block_outputs', 'watching', 'first_tensor', 'features', 'Divergence',
-           'feature_divergence', 'batch_divergence', 'rates', 'per_timestep', 'student_quantile', 'mean_interval',
-           'interval', 'noisy_minus_clean', 'contrast', 'verdict', 'digits', 'to_dict', 'from_dict', 'summary', 'short',
-           'plot_curves', 'plot_blocks', 'plot_divergence']
+           'feature_divergence', 'batch_divergence', 'rates', 'profile', 'per_timestep', 'student_quantile',
+           'mean_interval', 'interval', 'noisy_minus_clean', 'contrast', 'verdict', 'digits', 'to_dict', 'from_dict',
+           'summary', 'short', 'plot_curves', 'plot_blocks', 'plot_divergence']
 
 # %% ../nbs/04_divergence.ipynb #cell-002
 import math, re
@@ -140,15 +140,22 @@ def rates(
 Divergence.rates = rates
 
 # %% ../nbs/04_divergence.ipynb #cell-027
+def profile(
+    timesteps:tuple,       # S of them, descending
+    rate:Tensor,           # (S-1,) change per timestep on each stretch of the list
+    num_train:int=1000,
+)->Tensor:                 # (num_train,) in float64, from timestep 0 upward
+    "The rate at each training timestep; beyond the ends of the list it is continued as a constant."
+    t = torch.tensor(timesteps)
+    stretch = torch.searchsorted(-t, -torch.arange(num_train)) - 1    # the i with t[i+1] <= timestep < t[i]
+    return rate.double()[stretch.clamp(0, len(rate) - 1)]
+
 def per_timestep(
     self:Divergence,
     kind:str="l2",   # a measure
-)->Tensor:           # (num_train,) in float64, from timestep 0 upward
-    "The rate at each training timestep, averaged over blocks and samples; beyond the ends of the list it is continued as a constant."
-    t = torch.tensor(self.timesteps)
-    stretch = torch.searchsorted(-t, -torch.arange(self.num_train)) - 1    # the i with t[i+1] <= timestep < t[i]
-    r = self.rates(kind).double().mean((0, 2))
-    return r[stretch.clamp(0, len(r) - 1)]
+)->Tensor:           # (num_train,), from timestep 0 upward
+    "The rate at each training timestep, averaged over blocks and samples."
+    return profile(self.timesteps, self.rates(kind).mean((0, 2)), self.num_train)
 
 Divergence.per_timestep = per_timestep
 
@@ -193,7 +200,8 @@ def noisy_minus_clean(
     "The contrast between the noisy and the clean half of the training timesteps. Raises `TmpqError` if the list lies in one of them."
     t, middle = torch.tensor(timesteps).double(), num_train / 2
     require(t[0] > middle > t[-1], "divergence: timesteps", f"all on one side of {middle:g}; the halves cannot be compared")
-    length, noisy = t[:-1] - t[1:], t[:-1].clamp_min(middle) - t[1:].clamp_min(middle)      # of each stretch, and of its part in the noisy half
+    length = t[:-1] - t[1:]
+    noisy = t[:-1].clamp_min(middle) - t[1:].clamp_min(middle)      # the part of each stretch that lies in the noisy half
     r_noisy, r_clean = ((rate * w[:, None]).sum(-2) / w.sum() for w in (noisy, length - noisy))
     return (r_noisy - r_clean) / (r_noisy + r_clean)
 
@@ -226,7 +234,8 @@ def digits(
 
 def to_dict(self:Divergence)->dict:
     "Everything, as JSON can hold it."
-    return dict(timesteps=list(self.timesteps), blocks=list(self.blocks), num_train=self.num_train, l2=digits(self.l2), cosine=digits(self.cosine))
+    return dict(timesteps=list(self.timesteps), blocks=list(self.blocks), num_train=self.num_train,
+                l2=digits(self.l2), cosine=digits(self.cosine))
 
 def from_dict(
     d:dict,                     # as `to_dict` makes it
@@ -234,7 +243,8 @@ def from_dict(
 )->Divergence:
     "The divergence that `d` describes. Raises `TmpqError` for a wrong one."
     try: div = Divergence(tuple(d["timesteps"]), tuple(d["blocks"]), torch.tensor(d["l2"]), torch.tensor(d["cosine"]), d["num_train"])
-    except (KeyError, TypeError, ValueError) as e: raise TmpqError(f"{where}: not a divergence ({type(e).__name__}: {e}); measure it again") from None
+    except (KeyError, TypeError, ValueError) as e:
+        raise TmpqError(f"{where}: not a divergence ({type(e).__name__}: {e}); measure it again") from None
     ok = div.l2.dim() == 3 and div.l2.shape == div.cosine.shape and div.l2.shape[:2] == (len(div.blocks), len(div.timesteps) - 1)
     require(ok, where, "the numbers of blocks, timesteps and values disagree; measure it again")
     return div
@@ -246,9 +256,9 @@ def summary(self:Divergence)->dict:
     "Means, intervals and contrasts, for figures and tables; see `plot_divergence`."
     result = dict(timesteps=list(self.timesteps), blocks=list(self.blocks), num_train=self.num_train, samples=self.l2.shape[2])
     for kind in KINDS:
-        average, by_block = self.contrast(kind)
-        result[kind] = dict(mean=digits(self.mean(kind), 4), interval=[digits(x, 4) for x in self.interval(kind)], by_block=digits(self.by_block(kind), 4),
-                            contrast=[digits(x, 4) for x in mean_interval(average)], block_contrast=[digits(x, 4) for x in mean_interval(by_block)])
+        q, q_block = (torch.stack(mean_interval(x)) for x in self.contrast(kind))
+        numbers = dict(mean=self.mean(kind), interval=torch.stack(self.interval(kind)), by_block=self.by_block(kind), contrast=q, block_contrast=q_block)
+        result[kind] = {k: digits(x, 4) for k, x in numbers.items()}
     return result
 
 Divergence.summary = summary
@@ -258,8 +268,8 @@ def short(
     block:str,   # a module path
 )->str:
     "A block's name that fits into a figure."
-    for pattern, new in ((r"_?blocks?\.?", " "), (r"resnets\.", "res "), (r"attentions\.", "attn "), (r"(down|up)samplers\.\d\.conv", r"\1sample"), (r"[._]", " ")):
-        block = re.sub(pattern, new, block)
+    shorter = {r"_?blocks?\.?": " ", r"resnets\.": "res ", r"attentions\.": "attn ", r"(down|up)samplers\.\d\.conv": r"\1sample", r"[._]": " "}
+    for pattern, new in shorter.items(): block = re.sub(pattern, new, block)
     return " ".join(block.split())[-20:]
 
 # %% ../nbs/04_divergence.ipynb #cell-056
@@ -272,9 +282,9 @@ def plot_curves(
     for ax, (kind, name), color in zip(axes, KINDS.items(), (BLUE, ORANGE)):
         ax.fill_between(t, *s[kind]["interval"], color=color, alpha=0.3, lw=0)
         ax.plot(t, s[kind]["mean"], color=color, lw=1.1)
-        ax.axvline(s["num_train"]/2, color=GREY, lw=0.7, ls=":")
+        ax.axvline(s["num_train"]/2, ymax=0.86, color=GREY, lw=0.7, ls=":")
         ax.set(ylabel=f"{name} per step", ylim=(0, 1.3*max(s[kind]["interval"][1])), xlim=(s["num_train"], 0))
-        q, low, high = (f"{x:+.2f}".replace("-", "−") for x in s[kind]["contrast"])
+        q, low, high = (f"{x:+.3f}".replace("-", "−") for x in s[kind]["contrast"])
         ax.text(0.02, 0.98, f"$q$ = {q}   [{low}, {high}]", transform=ax.transAxes, va="top", fontsize="small")
 
 # %% ../nbs/04_divergence.ipynb #cell-057
@@ -286,15 +296,16 @@ def plot_blocks(
     from matplotlib.colors import LogNorm
     rows, (mid, low, high) = range(len(s["blocks"])), s["l2"]["block_contrast"]
     values = torch.tensor(s["l2"]["by_block"])
-    edges = torch.arange(len(rows) + 1) - 0.5
-    image = heat.pcolormesh(s["timesteps"], edges, values / values.mean(1, keepdim=True), norm=LogNorm(1/4, 4), cmap="vlag", rasterized=True)
+    values, edges = values / values.mean(1, keepdim=True), torch.arange(len(rows) + 1) - 0.5
+    image = heat.pcolormesh(s["timesteps"], edges, values, norm=LogNorm(1/4, 4), cmap="vlag", rasterized=True)
     heat.set(yticks=rows, ylim=(edges[-1], edges[0]), xlim=(s["num_train"], 0))
     heat.set_yticklabels(map(short, s["blocks"]), fontsize=6)
     forest.axvline(0, color=GREY, lw=0.7)
     forest.hlines(rows, low, high, color=BLUE, lw=1.6)
     forest.plot(mid, rows, "o", color=BLUE, ms=2.4)
     forest.tick_params(left=False, labelleft=False)
-    forest.set(xlim=(-1, 1), xlabel="contrast $q$")
+    forest.set(xlim=(-1, 1), xticks=(-1, 0, 1), xlabel="contrast $q$")
+    forest.set_xticklabels(("clean", "0", "noisy"))
     return image
 
 # %% ../nbs/04_divergence.ipynb #cell-058
@@ -310,11 +321,15 @@ def plot_divergence(
         fig = plt.figure(figsize=(width, max(2.6, 0.115*len(s["blocks"]) + 0.8)))
         left, right = fig.subfigures(1, 2, width_ratios=(1, 1.35))
         curves = left.subplots(2, 1, sharex=True)
-        heat, forest = right.subplots(1, 2, sharey=True, width_ratios=(1, 0.5))
+        heat, forest = right.subplots(1, 2, sharey=True, width_ratios=(1.25, 0.5))
         plot_curves(curves, s)
-        bar = right.colorbar(plot_blocks(heat, forest, s), ax=[heat, forest], location="right", aspect=40, ticks=(1/4, 1/2, 1, 2, 4), format="%g", extend="both")
+        image = plot_blocks(heat, forest, s)
+        bar = right.colorbar(image, ax=heat, aspect=45, pad=0.02, ticks=(1/4, 1/2, 1, 2, 4), format="%g", extend="both")
         bar.minorticks_off()
+        bar.ax.tick_params(length=0, labelsize=6)
         curves[0].set_title("a  mean over blocks")
-        heat.set_title("b  each block, relative to its own mean")
-        for ax in (curves[1], heat): ax.set_xlabel("timestep $t$   (noise → image)")
+        heat.set_title("b  relative change / its mean")
+        forest.set_title("c  halves")
+        heat.set_xlabel("timestep $t$")
+        curves[1].set_xlabel("timestep $t$   (noise → image)")
     return fig

@@ -89,7 +89,9 @@ def require(
     "Raise `TmpqError` unless `ok`."
     if not ok: raise TmpqError(f"{where}: {wrong}")
 
-def is_int(x): return isinstance(x, int) and not isinstance(x, bool)
+def is_int(x)->bool:
+    "Whether `x` is an integer, which a truth value is not."
+    return isinstance(x, int) and not isinstance(x, bool)
 
 # %% ../nbs/00_policy.ipynb #cell-017
 def check_fields(

@@ -60,7 +60,9 @@ def by_channel(
     if not per_channel: return x.reshape(1, -1), ()
     return x.reshape(len(x), -1), (len(x), *[1]*(x.dim() - 1))
 
-def reshape(g, shape): return Grid(g.scale.reshape(shape), g.zero.reshape(shape), g.lo, g.hi)
+def reshape(g, shape)->Grid:
+    "The same grids in another shape."
+    return Grid(g.scale.reshape(shape), g.zero.reshape(shape), g.lo, g.hi)
 
 # %% ../nbs/06_quantizer.ipynb #cell-012
 def minmax(
@@ -78,9 +80,9 @@ def percentile(
     x:Tensor, bits:int, symmetric:bool=False, per_channel:bool=False,
     p:float=0.9995,           # share of the values that is kept at either end
 )->Grid:
-    "The grid from the (1-p)- to the p-quantile; of at most 2¹⁶ evenly spaced values, since quantiles sort."
+    "The grid from the (1-p)- to the p-quantile; of at most 2¹³ evenly spaced values, since quantiles sort."
     rows, shape = by_channel(x, per_channel)
-    rows = rows[:, ::max(1, rows.shape[1] >> 16)]
+    rows = rows[:, ::max(1, rows.shape[1] >> 13)]
     return reshape(to_grid(rows.quantile(1 - p, dim=1), rows.quantile(p, dim=1), bits, symmetric), shape)
 
 # %% ../nbs/06_quantizer.ipynb #cell-014
@@ -89,10 +91,10 @@ def mse(
     p:float=2.4,              # norm of the error (TFMQ-DM)
     candidates:int=80,        # shrunken ranges that are tried
 )->Grid:
-    "The grid with the least error Σ|x̂-x|ᵖ among ranges shrunk to k/candidates of min-max; judged on at most 2¹⁶ evenly spaced values."
+    "The grid with the least error Σ|x̂-x|ᵖ among ranges shrunk to k/candidates of min-max; judged on at most 2¹³ evenly spaced values."
     rows, shape = by_channel(x, per_channel)
     low, high = rows.amin(1), rows.amax(1)
-    rows = rows[:, ::max(1, rows.shape[1] >> 16)]
+    rows = rows[:, ::max(1, rows.shape[1] >> 13)]
     best, kept = torch.full_like(low, math.inf), to_grid(low, high, bits, symmetric)
     for k in range(candidates, 0, -1):
         g = to_grid(low * k / candidates, high * k / candidates, bits, symmetric)

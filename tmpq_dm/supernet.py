@@ -42,7 +42,9 @@ class ActSets:
         return Grid(self.scale[i], self.zero[i], *levels(b, signed=False))
 
 # %% ../nbs/08_supernet.ipynb #cell-007
-def passthrough(x): return x
+def passthrough(x):
+    "The port of an operand in floating point."
+    return x
 
 def integer_port(
     grid:Grid,
@@ -260,7 +262,9 @@ def observe_unit(
     args, kwargs, outs = zip(*calls)
     return [join(a) for a in zip(*args)], {k: join([kw[k] for kw in kwargs]) for k in kwargs[0]}, join(outs)
 
-def pick(a, rows): return a[rows] if isinstance(a, Tensor) and a.dim() else a
+def pick(a, rows):
+    "Rows of a tensor; anything else as it is."
+    return a[rows] if isinstance(a, Tensor) and a.dim() else a
 
 # %% ../nbs/08_supernet.ipynb #cell-030
 def units(

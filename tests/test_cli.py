@@ -1,0 +1,130 @@
+"""The command line from outside: through a subprocess, with good and bad input."""
+import json, os, subprocess, sys
+from pathlib import Path
+import pytest
+
+ENV = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+TMPQ = sys.executable, "-c", "import sys; from tmpq_dm.cli import main; sys.exit(main())"
+
+
+def tmpq(*args, cwd=None, **kw):
+    return subprocess.run([*TMPQ, *map(str, args)], capture_output=True, text=True, cwd=cwd, env=ENV, **kw)
+
+
+def refused(*args, **kw):
+    "The one line that a wrong command prints."
+    r = tmpq(*args, **kw)
+    assert r.returncode == 2 and r.stdout == "" and "Traceback" not in r.stderr, r.stderr
+    lines = r.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("tmpq-dm: "), r.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def fingerprint():
+    from tmpq_dm import open_denoiser
+    return open_denoiser()
+
+
+@pytest.fixture(scope="module")
+def policy(fingerprint, tmp_path_factory):
+    from tmpq_dm import Policy
+    path = tmp_path_factory.mktemp("policy")/"p.json"
+    Policy.uniform(fingerprint.ops, (900, 500, 100), 4, 8, fingerprint.fingerprint).save(path)
+    return path
+
+
+def edited(policy, tmp_path, **changes):
+    path = tmp_path/"edited.json"
+    path.write_text(json.dumps(json.loads(policy.read_text()) | changes))
+    return path
+
+
+def test_help_is_fast_and_teaches():
+    r = tmpq("--help")
+    assert r.returncode == 0
+    for command in ("demo", "divergence", "cost", "calibrate", "search", "evaluate", "export", "report"): assert command in r.stdout
+    code = "import sys; from tmpq_dm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_cost_agrees_with_the_library(policy, fingerprint):
+    from tmpq_dm import Policy, bitops
+    r = tmpq("cost", "reference", "--policy", policy, "--json")
+    assert r.returncode == 0, r.stderr
+    assert json.loads(r.stdout)["bitops"] == bitops(fingerprint, Policy.load(policy))
+
+
+@pytest.mark.parametrize("model, words", [("missing", "no such folder"), (".", "model_index.json"), ("nobody/nothing", "hub")])
+def test_wrong_models(model, words, tmp_path):
+    assert words in refused("cost", model, cwd=tmp_path)
+
+
+def test_unsupported_op_is_named(tmp_path):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+                       down_block_types=("SkipDownBlock2D", "SkipDownBlock2D"), up_block_types=("SkipUpBlock2D", "SkipUpBlock2D"))
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path/"m")
+    assert "conv2d inside ResnetBlock2D" in refused("cost", tmp_path/"m")
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(model="0123456789abcdef"), "model"), (dict(format_version=99), "format_version"), (dict(timesteps=[900, 900, 100]), "repeated"),
+    (dict(timesteps=[1000, 500, 100]), "out of range"), (dict(timesteps=[100, 500, 900]), "descend"), (dict(tables=[{"nonsense": [8, 8]}]), "unknown operations"),
+    (dict(tables=[{"conv_in": [9, 8]}]), "pair of bits"), (dict(surprise=1), "unknown fields")])
+def test_wrong_policies(policy, tmp_path, changes, words):
+    line = refused("cost", "reference", "--policy", edited(policy, tmp_path, **changes))
+    assert words in line and "edited.json" in line
+
+
+def test_policy_that_is_no_json(tmp_path):
+    (tmp_path/"p.json").write_text("{")
+    assert "not JSON" in refused("cost", "reference", "--policy", tmp_path/"p.json")
+
+
+@pytest.mark.parametrize("option, value", [("--bits", "4,x"), ("--bits", "9"), ("--steps", "0"), ("--steps", "9-3"), ("--budget-bitops", "much"), ("--budget-bitops", "-1")])
+def test_wrong_options(option, value, tmp_path):
+    assert refused("search", "reference", "--out", tmp_path/"run", f"{option}={value}")
+    assert not (tmp_path/"run").exists()
+
+
+def test_budget_below_the_cheapest_says_what_that_is(tmp_path):
+    line = refused("search", "reference", "--out", tmp_path/"run", "--bits", "4,8", "--steps", "5", "--budget-bitops", "0.001")
+    assert "cheapest" in line and not (tmp_path/"run").exists()
+
+
+@pytest.mark.parametrize("command", [("search", "reference"), ("calibrate", "reference"), ("demo",)])
+def test_out_that_holds_something_else(command, tmp_path):
+    (tmp_path/"thesis.tex").write_text("years of work")
+    assert "something else" in refused(*command, "--out", tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_no_command():
+    refused()
+
+
+def test_full_disk(tmp_path):
+    if not Path("/dev/full").exists(): pytest.skip("this system has no /dev/full")
+    code = "from tmpq_dm.policy import *\nimport os, tempfile\nreal = os.fsync\ndef full(fd): raise OSError(28, 'No space left on device')\nos.fsync = full\n" \
+           "from tmpq_dm.cli import main\nimport sys; sys.exit(main(['calibrate', 'reference', '--bits', '8', '--num-samples', '32', '--iterations', '0', '--out', 'net']))"
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ENV)
+    assert r.returncode == 2 and "No space left" in r.stderr and "Traceback" not in r.stderr, r.stderr
+    assert not any(p.is_file() for p in tmp_path.rglob("*"))
+
+
+def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
+    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-samples", "32", "--iterations", "0", "--num-images", "8", "--max-calls", "600", "--fitness", "trajectory", "--budget-bitops", "1")
+    whole, cut = tmp_path/"whole", tmp_path/"cut"
+    assert (r := tmpq(*args, "--out", whole)).returncode == 0, r.stderr
+    process = subprocess.Popen([*TMPQ, *args, "--out", str(cut)], env=ENV, stderr=subprocess.PIPE, text=True, stdout=subprocess.PIPE)
+    import signal, time
+    lines = cut/"evaluations.jsonl"
+    while process.poll() is None and not (lines.exists() and len(lines.read_bytes().splitlines()) >= 3): time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 2 and "resume" in err and "Traceback" not in err, err
+    kept = lines.read_bytes()
+    assert (r := tmpq(*args, "--out", cut)).returncode == 0, r.stderr
+    assert lines.read_bytes().startswith(kept)
+    assert (cut/"best/policy.json").read_text() == (whole/"best/policy.json").read_text()
