@@ -171,5 +171,5 @@ def load_compressed(
     weights, acts = packed_sets(tensors, den.ops, policy)
     bits = {b for table in policy.tables for pair in table.values() for b in pair} - {FP}
     net = Supernet(den, bits or (8,), weights=weights)
-    net.acts = acts or {("", ""): None}
+    net.acts = acts or {("", ""): None}    # a policy all in floating point has no activation grids
     return net.set_policy(policy)

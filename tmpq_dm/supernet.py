@@ -186,7 +186,7 @@ def set_policy(
     policy:Policy,
 )->Supernet:        # itself, to chain
     "Become the model that `policy` describes. Raises `TmpqError` if the policy does not fit."
-    require(self.acts, "supernet", "is not calibrated; call .calibrate() or load a calibrated one")
+    require(self.acts or not self.quantized, "supernet", "is not calibrated; call .calibrate() or load a calibrated one")
     policy.check(self, bits=self.bits)
     wrong = [n for n in self.float_ops if any(table[n] != (FP, FP) for table in policy.tables)]
     require(not wrong, "policy: tables", f"{wrong[:3]} stay in floating point in this supernet; give them 32 bits")
