@@ -231,6 +231,8 @@ def load_pipeline(
 ):              # a diffusers pipeline
     "The diffusers pipeline in a folder or on the hub. Raises `TmpqError` when there is none, and at once when the hub is needed but cannot be reached."
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+    logging.disable_progress_bar()       # "Loading pipeline components" flickers past in less than a second
     folder, is_hub_id = Path(name), re.fullmatch(r"[\w.-]+/[\w.-]+", str(name))
     require(folder.exists() or is_hub_id, str(name), "no such folder; give a diffusers model folder, a hub id, or the word reference")
     if folder.exists(): require((folder/"model_index.json").is_file(), str(name), "not a diffusers pipeline (no model_index.json); save it with save_pretrained")
