@@ -9,9 +9,9 @@ __all__ = ['MODEL', 'bits_list', 'steps_range', 'real_side', 'get_supernet', 'cm
            'add_command', 'add_search_options', 'add_calibration_options', 'make_parser', 'main']
 
 # %% ../nbs/15_cli.ipynb #cell-002
-import argparse, errno, json, sys, tempfile
+import argparse, errno, json, sys
 from pathlib import Path
-from .policy import FP, Policy, TmpqError, read_json, require, write_json
+from .policy import FP, Policy, TmpqError, require, write_json
 
 # %% ../nbs/15_cli.ipynb #cell-005
 def bits_list(text)->tuple:

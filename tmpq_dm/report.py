@@ -7,11 +7,11 @@ __all__ = ['PAGE_STYLE', 'final_heat', 'steps_of', 'plot_front', 'plot_bits', 'p
            'comparison', 'settings_html', 'report']
 
 # %% ../nbs/14_report.ipynb #cell-002
-import base64, html, json, math
+import base64, html, math
 from pathlib import Path
-from .policy import FP, Policy, read_json, require, write_atomic
-from .plotting import BLUE, COLORS, COLUMN, GREY, ORANGE, PAGE, RED, style
-from .record import Record, check_out, fitness_of, read_lines
+from .policy import Policy, read_json, require, write_atomic
+from .plotting import BLUE, COLUMN, GREY, ORANGE, PAGE, RED, style
+from .record import fitness_of, read_lines
 
 # %% ../nbs/14_report.ipynb #cell-005
 def final_heat(entries)->list:
@@ -32,13 +32,14 @@ def plot_front(
 ):                         # figure
     "Fitness against BitOPs, with the front."
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
     points = final_heat(entries)
     with style():
         fig, ax = plt.subplots(figsize=(COLUMN, 2.4))
         dots = ax.scatter([e["bitops"]/1e9 for e in points], [fitness_of(e) for e in points], c=[steps_of(e) for e in points], s=7, cmap="cividis", alpha=0.8, linewidths=0)
         ax.step([p.measured["bitops"]/1e9 for p in front], [p.measured["fitness"] for p in front], where="post", color=RED, lw=1.2, label="front")
         if budget: ax.axvline(budget/1e9, color=GREY, lw=0.8, ls=":", label="budget")
-        fig.colorbar(dots, ax=ax, label="steps")
+        fig.colorbar(dots, ax=ax, label="steps", ticks=MaxNLocator(5, integer=True))
         ax.set(xlabel="BitOPs of an image (G)", ylabel=name)
         ax.legend()
     return fig
@@ -57,9 +58,7 @@ def plot_bits(
         fig, (top, low) = plt.subplots(2, 1, figsize=(PAGE, 3.1), height_ratios=[4, 1])
         for side, label, color in ((0, "weights (left operand)", BLUE), (1, "activations (right operand)", ORANGE)):
             top.bar([i + 0.4*side - 0.2 for i in range(len(ops))], [min(table[o.name][side], 9) for o in ops], 0.4, color=color, label=label)
-        edges = [i for i in range(1, len(ops)) if ops[i].block != ops[i-1].block]
-        for e in edges: top.axvline(e - 0.5, color=GREY, lw=0.3, zorder=0)
-        top.set(xlabel="operation, in the order of execution; lines between blocks", ylabel="bits", xlim=(-1, len(ops)), ylim=(0, 10))
+        top.set(xlabel="operation, in the order of execution", ylabel="bits", xlim=(-1, len(ops)), ylim=(0, 10))
         top.legend(loc="upper right", ncols=2)
         for i, (lo, hi) in enumerate(groups or ()): low.axvspan(lo, hi, color=GREY, alpha=0.12 + 0.16*(i % 2), lw=0)
         low.vlines(policy.timesteps, 0, 1, color=RED, lw=1.2)

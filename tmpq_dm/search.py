@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'individual', 'front', 'Spent', 'Evaluator', 'legal', 'published', 'spent', 'first_generation', 'race',
-           'child', 'default', 'Run', 'describe_fitness', 'policy_of', 'finish', 'search', 'evolve']
+           'child', 'default', 'smaller', 'Run', 'describe_fitness', 'policy_of', 'finish', 'search', 'evolve']
 
 # %% ../nbs/14_search.ipynb #cell-002
-import json, math, random, time
-from dataclasses import dataclass, field
+import math, random, time
+from dataclasses import dataclass
 from pathlib import Path
 from tqdm.auto import tqdm
-from .policy import Policy, TmpqError, require, write_json
-from .sampling import uniform_timesteps
+from .policy import Policy, require, write_json
 from .cost import CostModel, as_budget, uniform_bitops
 from .space import SearchSpace
-from .record import Record, check_out, fitness_of
+from .record import Record, fitness_of
 
 # %% ../nbs/14_search.ipynb #cell-005
 def individual(
@@ -79,6 +78,10 @@ class Evaluator:
         if best: self.bar.set_postfix_str(f"best {best[0].fitness.values[0]:.4g} on {self.images()} images")
 
     def images(self): return max((n for _, n in self.order), default=0)
+
+    def front(self, num_images):
+        "The genomes judged on `num_images` that no other beats in both cost and fitness."
+        return [tuple(e["genome"]) for e in front([e for (_, m), e in self.order.items() if m == num_images])]
 
     def best(self, k, num_images=None):
         "The k best genomes among those judged on `num_images` (the most there are, if None)."
@@ -162,11 +165,17 @@ def default(
         race(ev, list(dict.fromkeys(genomes)), num_images, fraction)
         yield
         seen.update(genomes)
-        best, genomes = ev.best(parents, num_images), []
-        for _ in range(50 * population):
-            g = fit(ev, vary(ev.space, best, rng), budget, rng)
+        best, cheap, genomes = ev.best(parents, num_images), ev.front(num_images), []
+        for i in range(50 * population):
+            family, limit = (cheap, smaller(ev.space, budget, rng)) if i % 4 == 3 else (best, budget)
+            g = fit(ev, vary(ev.space, family, rng), limit, rng)
             if g not in seen and g not in genomes: genomes.append(g)
             if len(genomes) == population: break
+
+def smaller(space, budget, rng)->int:
+    "A random budget between the cheapest policy and the whole."
+    least = space.steps[0] * uniform_bitops(space.net, space.bits[0], 1)
+    return max(int(rng.uniform(0.3, 1) * budget), 2 * least if 2 * least < budget else budget)
 
 PRESETS = dict(published=published, default=default)
 
