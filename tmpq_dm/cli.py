@@ -192,8 +192,8 @@ def cmd_report(a):
 def demo_args(quick, out, seed)->argparse.Namespace:
     "The settings of a search as `tmpq-dm search reference` would have them; small with --quick."
     common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, fitness=None, preset="default", population=None, generations=None, budget_bitops="0.1")
-    size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_calls=6_000) if quick else
-            dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_calls=100_000))
+    size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_calls=8_000) if quick else
+            dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_calls=50_000))
     return argparse.Namespace(**common, **size)
 
 # %% ../nbs/15_cli.ipynb #cell-020
@@ -260,7 +260,7 @@ def cmd_demo(a):
     full, w8a8 = (Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), b, b, den.fingerprint) for b in (FP, 8))
     print("5/5  comparing on the same noise")
     rows = {"full precision": (den, full), "W8A8": (net, w8a8), "found": (load_compressed(out/"model"), run.best)}
-    found, images = compare(rows, 64 if a.quick else 512, a.seed + 2, *real_side("reference"))
+    found, images = compare(rows, 64 if a.quick else 384, a.seed + 2, *real_side("reference"))
     sheet = save_fig(sample_sheet({name: grid(x, 16) for name, x in images.items()}), "samples", out/"figures")[-1]
     write_json(out/"summary.json", found)
     page = report(out)
