@@ -169,9 +169,11 @@ def cmd_evaluate(a):
     from tmpq_dm.reference import open_denoiser
     compressed = (Path(a.model)/"manifest.json").is_file()
     net, policy = open_policy(a)
-    features, statistics = real_side("reference" if compressed and a.real is None and net.shape == (1, 28, 28) else a.model, a.real)
-    den = None if compressed or net.fingerprint is None else open_denoiser(a.model)
-    found = evaluate(net, policy, a.num_images, a.seed, features=features, statistics=statistics, den=den if statistics is None or a.policy else None, progress=True)
+    ours = compressed and net.fingerprint == open_denoiser("reference").fingerprint     # compressed from the bundled model
+    features, statistics = real_side("reference" if ours else a.model, a.real)
+    full = open_denoiser(a.model) if a.policy and not compressed else None
+    require(full or statistics, "evaluate", "nothing to compare with; give --real STATS, or a --policy to compare with full precision")
+    found = evaluate(net, policy, a.num_images, a.seed, features=features, statistics=statistics, den=full, progress=True)
     show(a, {k: m.to_dict() for k, m in found.items()}, "\n".join(str(m) for m in found.values()))
 
 def cmd_export(a):
