@@ -31,6 +31,7 @@ def test_policy_round_trip(p):
     assert Policy.from_dict(json.loads(json.dumps(p.to_dict()))) == p
 
 
+@settings(max_examples=500)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3)),
        st.sampled_from(["timesteps", "tables", "schedule", "format_version", "surprise"]), policies())
 def test_a_wrong_policy_raises_nothing_but_our_error(value, field, p):
