@@ -13,6 +13,9 @@ from tmpq_dm.quantizer import OBSERVERS, WeightSets, levels, pack, unpack
 from tmpq_dm.record import from_line, to_line
 from tmpq_dm.space import SearchSpace
 
+settings.register_profile("tmpq", deadline=None)   # a slow machine is not a failure
+settings.load_profile("tmpq")
+
 NAMES = ["a", "b.c", "b.c.qk"]
 pairs = st.tuples(st.sampled_from(BITS), st.sampled_from(BITS))
 tables = st.fixed_dictionaries({n: pairs for n in NAMES})
