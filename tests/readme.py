@@ -11,7 +11,7 @@ def from_root(text):
     fix = lambda m: m[1] + (m[2] if re.match(r"[a-z]+:|[#/]", m[2]) else posixpath.normpath(posixpath.join("nbs", m[2])))
     return re.sub(r'(\]\(|\b(?:src|href)=")([^)"\s]+)', fix, text)
 
-def fenced(text, lang): return f"```{lang}\n{text.strip()}\n```"
+def fenced(text, lang): return f"```{lang}\n{text.rstrip().lstrip(chr(10))}\n```"
 
 def shown(output):
     "An output as markdown; a picture is left out, the notebook's text refers to its file in figures/"

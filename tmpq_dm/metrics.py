@@ -264,7 +264,7 @@ def generate(
     net,                  # a supernet, or a `Denoiser` for full precision
     policy:Policy,
     noise:Tensor,         # (n, C, H, W)
-    batch_size:int=64,
+    batch_size:int=32,
     progress:bool=False,
 )->Tensor:                # (n, C, H, W) images in [-1, 1]
     "The images of a policy. A network that knows bits is told the policy's first."
@@ -294,7 +294,7 @@ def evaluate(
     policy:Policy,
     num_images:int=1000,
     seed:int=0,                # of the noise
-    batch_size:int=64,
+    batch_size:int=32,
     features=None,             # feature network, for all but the trajectory error
     statistics:dict=None,      # of real images in those features
     den=None,                  # the full-precision `Denoiser`, for the trajectory error
@@ -324,7 +324,7 @@ class Fitness:
     def __init__(self,
         name:str,             # 'frechet', 'kid', 'is' or 'trajectory'
         noise:Tensor,         # (n, C, H, W), the same for every policy
-        batch_size:int=64,
+        batch_size:int=32,
         features=None,        # feature network
         statistics=None,      # of real images
         reference=None,       # (n, C, H, W) images of full precision, for 'trajectory'
@@ -357,7 +357,7 @@ def make_fitness(
     timesteps_reference=None,  # of full precision, for 'trajectory'; 100 uniform ones if None
     num_images:int=256,
     seed:int=0,                # of the noise
-    batch_size:int=64,
+    batch_size:int=32,
     features=None,             # feature network, for all but 'trajectory'
     statistics=None,           # of real images in those features, for 'frechet' and 'kid' (with 'features')
 )->Fitness:

@@ -97,8 +97,11 @@ def table_html(
     return f"<table><tr>{cells(head, 'th')}</tr>" + "".join(f"<tr>{cells(r, 'td')}</tr>" for r in rows) + "</table>"
 
 def image_html(path:Path, alt:str)->str:
-    "An image inside the page; nothing if there is none."
-    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">' if path.exists() else ""
+    "An image inside the page, half as large again as in print; nothing if there is none."
+    if not path.exists(): return ""
+    png = path.read_bytes()
+    width = int.from_bytes(png[16:20], "big") * 96 * 3//2 // 300       # pixels at 300 to the inch -> the browser's, 96 to the inch
+    return f'<img alt="{alt}" width={width} src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 # %% ../nbs/14_report.ipynb #cell-017
 def comparison(

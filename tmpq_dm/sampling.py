@@ -87,7 +87,7 @@ def sample(
     den,                  # a `Denoiser`, or anything called as den(x, t) with a `.scheduler`
     timesteps:tuple,      # descending
     noise:Tensor,         # (N, C, H, W)
-    batch_size:int=64,    # images per call of the model; results are equal to the bit only at equal batch size
+    batch_size:int=32,    # images per call of the model; results are equal to the bit only at equal batch size
     progress:bool=False,  # show a bar over the batches
 )->Tensor:                # (N, C, H, W) images in [-1, 1]
     "Images from noise, by DDIM on any list of timesteps."
