@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['OPERANDS', 'SUPERNET_VERSION', 'ActSets', 'passthrough', 'Scratch', 'integer_port', 'QuantLayer', 'Products',
            'inside', 'with_ports', 'Supernet', 'set_layer', 'set_product', 'set_table', 'set_policy', 'set_step',
-           'calibration_data', 'Reached', 'remembering', 'join', 'observe_unit', 'pick', 'units', 'ports_of',
-           'find_ranges', 'learnables', 'draw', 'learning_port', 'set_learning', 'reconstruct', 'calibrate_unit',
-           'calibrate', 'nbytes', 'tensors', 'save', 'load']
+           'calibration_data', 'Reached', 'remembering', 'join', 'observe_unit', 'pick', 'units', 'level_rows',
+           'ports_of', 'find_ranges', 'learnables', 'draw', 'learning_port', 'set_learning', 'reconstruct',
+           'calibrate_unit', 'calibrate', 'nbytes', 'tensors', 'save', 'load']
 
 # %% ../nbs/08_supernet.ipynb #cell-002
 import copy, math, random
@@ -264,15 +264,15 @@ def observe_unit(
     model:nn.Module,
     path:str,            # of the module
     x:Tensor, t:Tensor,  # calibration data
-    batch_size:int=32,
-    before=None,         # called before each batch; the supernet draws its precisions here
+    batches:list=None,   # slices of the data; 32 samples each if None
+    before=None,         # called with the number of the batch before each; the supernet draws its precisions here
 )->tuple:                # (args, kwargs, output), concatenated over the batches
     "What goes into the module at `path` and what comes out, over the calibration data."
     calls = []
     with remembering(model, path, calls):
-        for xb, tb in zip(x.split(batch_size), t.split(batch_size)):
-            if before: before()
-            try: model(xb.contiguous(memory_format=torch.channels_last), tb)
+        for i, rows in enumerate(batches or [slice(k, k + 32) for k in range(0, len(x), 32)]):
+            if before: before(i)
+            try: model(x[rows].contiguous(memory_format=torch.channels_last), t[rows])
             except Reached: pass
     args, kwargs, outs = zip(*calls)
     return [join(a) for a in zip(*args)], {k: join([kw[k] for kw in kwargs]) for k in kwargs[0]}, join(outs)
@@ -291,6 +291,14 @@ def units(
     return alone | {path: [by_name[n] for n in names] for path, names in blocks.items()}
 
 # %% ../nbs/08_supernet.ipynb #cell-032
+def level_rows(
+    bits:tuple,    # precisions, highest first
+    n:int,         # number of samples
+)->dict:           # precision -> slice of the samples that pass through a prefix of about that precision
+    "The samples in as many parts as there are precisions."
+    edges = [i * n // len(bits) for i in range(len(bits) + 1)]
+    return {b: slice(*e) for b, e in zip(bits, zip(edges, edges[1:]))}
+
 def ports_of(net, ops):
     "(operation, operand, ports of its site) for every activation that enters `ops`."
     return [(op.name, operand, net.sites[op.name].ports) for op in ops for operand in OPERANDS[op.kind]]
@@ -300,16 +308,17 @@ def find_ranges(
     net:Supernet, module:nn.Module,
     ops:list,                # quantized operations of the unit
     args:list, kwargs:dict,  # its inputs
-    rows:int=64,             # samples to look at
 ):
-    "Fill `net.acts` for the operations of a unit. Raises `TmpqError` when an activation is not finite."
-    seen = {}
-    def recorder(key): return lambda x: seen.setdefault(key, x.detach().flatten()) is None or x
+    "Fill `net.acts` for the operations of a unit, each precision from the samples of its level. Raises `TmpqError` when an activation is not finite."
+    grids, seen = {}, {}
+    def recorder(key): return lambda x: seen.update({key: x.detach().flatten()}) or x
     for name, operand, ports in ports_of(net, ops): ports[operand] = recorder((name, operand))
-    module(*[pick(a, slice(rows)) for a in args], **{k: pick(v, slice(rows)) for k, v in kwargs.items()})
-    for (name, operand), values in seen.items():
-        require(bool(values.isfinite().all()), f"calibration: {name}", "its activations are not finite; check the model and the data")
-        net.acts[name, operand] = ActSets.observe(values, net.bits, net.act_observer)
+    for b, rows in level_rows(net.bits, len(args[0])).items():
+        module(*[pick(a, rows) for a in args], **{k: pick(v, rows) for k, v in kwargs.items()})
+        for key, values in seen.items():
+            require(bool(values.isfinite().all()), f"calibration: {key[0]}", "its activations are not finite; check the model and the data")
+            grids.setdefault(key, []).append(OBSERVERS[net.act_observer](values, b))
+    net.acts |= {key: ActSets(net.bits, torch.stack([g.scale for g in gs]), torch.stack([g.zero for g in gs])) for key, gs in grids.items()}
 
 # %% ../nbs/08_supernet.ipynb #cell-034
 def learnables(
@@ -320,9 +329,14 @@ def learnables(
     s = {(n, operand, b): net.acts[n, operand].grid(b).scale.log().requires_grad_() for n, operand, _ in ports_of(net, ops) for b in net.bits}
     return v, s
 
-def draw(net, ops, rng):
-    "Random precisions for `ops`."
-    return {o.name: (rng.choice(net.bits), rng.choice(net.bits)) for o in ops}
+def draw(
+    net:Supernet, ops:list, rng:random.Random,
+    level:int,          # a precision
+    near:float=0.75,    # probability of an operand to be at that level
+)->dict:                # operation -> (bits, bits)
+    "Random precisions for `ops`: each operand at `level`, or else at any precision."
+    one = lambda: level if rng.random() < near else rng.choice(net.bits)
+    return {o.name: (one(), one()) for o in ops}
 
 # %% ../nbs/08_supernet.ipynb #cell-035
 def learning_port(net, name, operand, b, log_s):
@@ -347,15 +361,17 @@ def reconstruct(
     ops:list,                  # quantized operations of the unit
     args:list, kwargs:dict,    # inputs from the quantized prefix
     target:Tensor,             # output in full precision
-    iterations:int, rng:random.Random,
+    iterations:int, rng:random.Random, near:float,
     batch_size:int=32, lr:float=0.05, lr_step:float=0.005, reg:float=0.01, warmup:float=0.2,
 )->float:                      # relative error of the output, mean of the last tenth
     "Learn rounding and step sizes of a unit over random precisions, and keep the result in `net`."
     v, s = learnables(net, ops)
     opt = torch.optim.Adam([dict(params=v.values(), lr=lr), dict(params=s.values(), lr=lr_step)])
-    variance, losses = target.var().clamp(min=1e-12), []
+    variance, losses, levels = target.var().clamp(min=1e-12), [], level_rows(net.bits, len(target))
     for i in range(iterations):
-        rows, table = torch.tensor(rng.sample(range(len(target)), min(batch_size, len(target)))), draw(net, ops, rng)
+        level = rng.choice(net.bits)
+        part = range(len(target))[levels[level]]
+        rows, table = torch.tensor(rng.sample(part, min(batch_size, len(part)))), draw(net, ops, rng, level, near)
         set_learning(net, ops, table, v, s)
         out = module(*[pick(a, rows) for a in args], **{k: pick(x, rows) for k, x in kwargs.items()})
         loss = error = (out - target[rows]).pow(2).mean() / variance
@@ -371,15 +387,16 @@ def reconstruct(
 def calibrate_unit(
     net:Supernet, path:str, ops:list,
     x:Tensor, t:Tensor,          # calibration data
-    iterations:int, rng:random.Random, done:list,
+    iterations:int, rng:random.Random, near:float, done:list,
 )->float:                        # relative error of the unit's output
     "Find the ranges of one unit and reconstruct it on inputs from the quantized prefix."
     module = net.model.get_submodule(path)
     target = observe_unit(net.denoiser.model, path, x, t)[2]
-    args, kwargs, _ = observe_unit(net.model, path, x, t, before=lambda: set_table(net, draw(net, done, rng)))
+    parts = [(b, slice(k, min(k + 32, rows.stop))) for b, rows in level_rows(net.bits, len(x)).items() for k in range(rows.start, rows.stop, 32)]
+    args, kwargs, _ = observe_unit(net.model, path, x, t, [rows for _, rows in parts], lambda i: set_table(net, draw(net, done, rng, parts[i][0], near)))
     set_table(net, {o.name: (FP, FP) for o in net.ops})
     find_ranges(net, module, ops, args, kwargs)
-    error = reconstruct(net, module, ops, args, kwargs, target, iterations, rng)
+    error = reconstruct(net, module, ops, args, kwargs, target, iterations, rng, near)
     for op in ops: net.current[op.name] = None           # its ports hold learning state: the next table must set them
     set_table(net, {o.name: (FP, FP) for o in ops})
     return error
@@ -390,6 +407,7 @@ def calibrate(
     num_samples:int=256,      # pairs (x_t, t) of calibration data
     iterations:int=100,       # of reconstruction for each unit; 0 finds ranges only
     seed:int=0,
+    near:float=0.75,          # share of the operands that have the same precision in an iteration; 0 draws each alone
     progress:bool=True,       # show a bar over the units
 )->Supernet:                  # itself, to chain
     "Calibrate every precision at once, unit by unit in the order of execution."
@@ -400,10 +418,10 @@ def calibrate(
     for path, ops in bar:
         ops = [o for o in ops if o.name not in self.float_ops]
         if not ops: continue
-        error = calibrate_unit(self, path, ops, x, t, iterations, rng, done)
+        error = calibrate_unit(self, path, ops, x, t, iterations, rng, near, done)
         done += ops
         bar.set_postfix_str(f"{path}, error {error:.4f}")
-    self.settings = dict(num_samples=num_samples, iterations=iterations, seed=seed)
+    self.settings = dict(num_samples=num_samples, iterations=iterations, seed=seed, near=near)
     return self
 
 Supernet.calibrate = calibrate
