@@ -77,8 +77,10 @@ def write_folder(
         for name, content in files.items(): write_atomic(temporary/name, content)
         sums = {name: sha256(temporary/name) for name in files}
         write_json(temporary/"manifest.json", dict(format="tmpq_dm artifact", format_version=ARTIFACT_VERSION, sha256=sums))
-        if folder.exists(): shutil.rmtree(folder)
+        old = temporary.with_name(temporary.name + ".old")
+        if folder.exists(): os.replace(folder, old)     # renamed first: a kill while deleting must not leave half an artifact
         os.replace(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as e: raise TmpqError(f"{folder}: cannot be written ({e.strerror}); free space or choose another --out") from e
     finally: shutil.rmtree(temporary, ignore_errors=True)
 

@@ -51,6 +51,7 @@ def product_macs(
 
 # %% ../nbs/01_denoiser.ipynb #cell-011
 UNKNOWN_PRODUCTS = {torch.matmul, torch.bmm, torch.mm, torch.baddbmm, torch.addmm, torch.einsum, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__,
+                    torch.Tensor.mm, torch.Tensor.baddbmm, torch.Tensor.addmm, torch.mv, torch.Tensor.mv, torch.tensordot, torch.inner, torch.outer,
                     torch.conv1d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d, F.bilinear}
 
 @dataclass
@@ -158,7 +159,8 @@ def fingerprint(
     h = hashlib.sha256()
     for name, p in model.named_parameters():
         flat = p.detach().contiguous().flatten()
-        sample = flat[torch.linspace(0, len(flat)-1, min(64, len(flat))).long()]
+        k = min(64, len(flat))
+        sample = flat[torch.arange(k) * (len(flat) - 1) // max(1, k - 1)]
         h.update(f"{name}{tuple(p.shape)}".encode() + sample.float().cpu().numpy().tobytes())
     return h.hexdigest()[:16]
 

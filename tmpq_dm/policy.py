@@ -130,14 +130,14 @@ def from_dict(
     require(isinstance(d, dict), where, "is not a policy; expected a JSON object")
     v = d.get("format_version")
     require(is_int(v), f"{where}: format_version", "is missing; this is not a policy file")
-    require(v <= FORMAT_VERSION, f"{where}: format_version", f"is {v}, this program reads up to {FORMAT_VERSION}; upgrade tmpq_dm")
+    require(1 <= v <= FORMAT_VERSION, f"{where}: format_version", f"is {v}, this program reads 1 to {FORMAT_VERSION}; upgrade tmpq_dm")
     unknown = sorted(set(d) - {"format_version", "model", "timesteps", "schedule", "tables", "measured"})
     require(not unknown, where, f"unknown fields {unknown}; remove them")
     for k, kind in dict(timesteps=list, tables=list, schedule=list, model=str, measured=dict).items():
         require(isinstance(d.get(k, kind()), kind), f"{where}: {k}", f"must be a {kind.__name__}")
-    ok = all(isinstance(t, dict) and all(isinstance(b, list) for b in t.values()) for t in d["tables"])
+    ok = all(isinstance(t, dict) and all(isinstance(b, list) for b in t.values()) for t in d.get("tables", []))
     require(ok, f"{where}: tables", "must hold objects of pairs such as {\"conv_in\": [8, 8]}")
-    try: return Policy(tuple(d["timesteps"]), tuple({k: tuple(b) for k, b in t.items()} for t in d["tables"]),
+    try: return Policy(tuple(d.get("timesteps", [])), tuple({k: tuple(b) for k, b in t.items()} for t in d.get("tables", [])),
                        tuple(d.get("schedule", ())), d.get("model", ""), d.get("measured", {}))
     except TmpqError as e: raise TmpqError(str(e).replace("policy", where, 1)) from None
 

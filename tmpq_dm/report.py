@@ -9,7 +9,7 @@ __all__ = ['PAGE_STYLE', 'final_heat', 'steps_of', 'plot_front', 'plot_bits', 'p
 # %% ../nbs/14_report.ipynb #cell-002
 import base64, html, math
 from pathlib import Path
-from .policy import Policy, read_json, require, write_atomic
+from .policy import FP, Policy, read_json, require, write_atomic
 from .plotting import BLUE, COLUMN, GREY, ORANGE, PAGE, RED, style
 from .record import fitness_of, read_lines
 
@@ -59,6 +59,7 @@ def plot_bits(
         for side, label, color in ((0, "weights (left operand)", BLUE), (1, "activations (right operand)", ORANGE)):
             top.bar([i + 0.4*side - 0.2 for i in range(len(ops))], [min(table[o.name][side], 9) for o in ops], 0.4, color=color, label=label)
         top.set(xlabel="operation, in the order of execution", ylabel="bits", xlim=(-1, len(ops)), ylim=(0, 10))
+        if any(FP in table[o.name] for o in ops): top.set_yticks([0, 2, 4, 6, 8, 9], [0, 2, 4, 6, 8, "fp"])
         top.legend(loc="upper right", ncols=2)
         for i, (lo, hi) in enumerate(groups or ()): low.axvspan(lo, hi, color=GREY, alpha=0.12 + 0.16*(i % 2), lw=0)
         low.vlines(policy.timesteps, 0, 1, color=RED, lw=1.2)

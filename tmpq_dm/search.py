@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tqdm.auto import tqdm
 from .policy import Policy, require, write_json
-from .cost import CostModel, as_budget, uniform_bitops
+from .cost import CostModel, as_budget, cheapest, uniform_bitops
 from .space import SearchSpace
 from .record import Record, fitness_of
 
@@ -129,11 +129,11 @@ def first_generation(
     ev:Evaluator, budget:int, rng, size:int,
     fit=spent,       # brings a genome under the budget
 )->list:
-    "Uniform policies at numbers of steps spread over the allowed range, then random ones."
+    "Uniform policies at numbers of steps spread over the allowed range, at the middle and at the end of evenly spaced groups, then random ones."
     lo, hi = ev.space.steps
     counts = sorted({round(lo + i*(hi - lo)/4) for i in range(5)})
     affordable = lambda n: [b for b in ev.space.bits if n * ev.cost.passes * uniform_bitops(ev.space.net, b, 1) <= budget]
-    uniform = [ev.space.uniform(max(affordable(n) or ev.space.bits[:1]), n) for n in counts]
+    uniform = [ev.space.uniform(max(affordable(n) or ev.space.bits[:1]), n, at) for n in counts for at in (0.5, 1)]
     genomes = [fit(ev, g, budget, rng) for g in uniform]
     return genomes[:size] + [fit(ev, ev.space.random(rng), budget, rng) for _ in range(size - len(genomes))]
 
@@ -174,9 +174,9 @@ def default(
             if len(genomes) == population: break
 
 def smaller(space, budget, rng)->int:
-    "A random budget between the cheapest policy and the whole."
-    least = space.steps[0] * uniform_bitops(space.net, space.bits[0], 1)
-    return max(int(rng.uniform(0.3, 1) * budget), 2 * least if 2 * least < budget else budget)
+    "A random budget, from 30 % of the whole or what the cheapest policy costs, to the whole."
+    least = max(0.3 * budget, cheapest(space.net, space.bits, space.steps[0], space.float_ops))
+    return int(rng.uniform(least, budget)) if least < budget else budget
 
 PRESETS = dict(published=published, default=default)
 
@@ -191,9 +191,10 @@ class Run:
 
 # %% ../nbs/14_search.ipynb #cell-018
 def describe_fitness(fitness)->dict:
-    "What identifies a fitness: its name and the noise it draws from."
-    noise = getattr(fitness, "noise", None)
-    return dict(name=getattr(fitness, "name", type(fitness).__name__)) | (dict(noise=round(float(noise.double().abs().mean()), 9)) if hasattr(noise, "double") else {})
+    "What identifies a fitness: its name, the noise it draws from, and the real images it compares with."
+    parts = dict(noise=getattr(fitness, "noise", None), **{k: v for k, v in (getattr(fitness, "statistics", None) or {}).items() if k in ("mu", "sigma")})
+    short = {k: round(float(v.double().abs().mean()), 9) for k, v in parts.items() if hasattr(v, "double")}
+    return dict(name=getattr(fitness, "name", type(fitness).__name__)) | short
 
 def policy_of(space, entry)->Policy:
     "The policy of an evaluation, with what was measured of it."
@@ -234,7 +235,11 @@ def search(
 )->Run:
     "Search timesteps and bits together. Raises `TmpqError` for a budget that nothing meets, or a folder that holds another run."
     require(preset in PRESETS, "search: preset", f"{preset!r} is unknown; choose one of {', '.join(PRESETS)}")
-    num_images = num_images or len(fitness.noise)
+    require(num_images is not None or hasattr(fitness, "noise"), "search: num_images", "is missing, and the fitness does not say; give it")
+    num_images = len(fitness.noise) if num_images is None else num_images
+    for name, n in dict(num_images=num_images, max_calls=max_calls, population=population, generations=generations).items():
+        require(n is None or n >= 1, f"search: {name}", f"is {n}; give at least 1")
+    require(preset != "published" or (population or 50) % 10 == 0, "search: population", f"is {population}; the published recipe needs a multiple of 10")
     limit = as_budget(budget).resolve(space.net) if budget is not None else uniform_bitops(space.net, 6, space.steps[1])
     sizes = {k: v for k, v in dict(population=population, generations=generations).items() if v is not None}
     if generations is None and max_calls is None and preset == "default": sizes["generations"] = 20
@@ -243,7 +248,7 @@ def search(
                     supernet=getattr(space.net, "settings", None), options={k: str(getattr(v, "__name__", v)) for k, v in options.items()})
     record, started = Record(settings, out), time.perf_counter()
     bar = tqdm(total=max_calls, desc="searching", unit=" calls", disable=None if progress else True)
-    ev = Evaluator(space, fitness, record, max_calls or math.inf, bar)
+    ev = Evaluator(space, fitness, record, math.inf if max_calls is None else max_calls, bar)
     logbook = evolve(PRESETS[preset](ev, limit, random.Random(seed), num_images, **sizes, **options), ev)
     bar.close()
     return finish(space, ev, logbook, limit, Path(out) if out else None, started, rescore)

@@ -31,6 +31,7 @@ class SearchSpace:
         self.bits = tuple(sorted(net.bits if bits is None else bits))
         require(mode in ("groups", "free"), "space: mode", f"{mode!r} is unknown; choose groups or free")
         require(self.bits and set(self.bits) <= set(net.bits), "space: bits", f"{list(self.bits)} are not all among the supernet's {sorted(net.bits)}; calibrate them")
+        require(groups or mode == "free", "space: groups", "are missing; give quadratic_groups(10), or mode='free' and steps")
         self.steps = check_steps(steps, None if mode == "free" else len(groups or ()), self.num_train)
         self.groups = ((0, self.num_train),) * self.steps[1] if mode == "free" else check_groups(groups, self.num_train)
 
@@ -42,7 +43,6 @@ def check_groups(
     num_train:int,    # number of training timesteps
 )->tuple:             # of (lo, hi)
     "Groups as a tuple of pairs. Raises `TmpqError` unless they are ascending, disjoint, and not empty."
-    require(groups, "space: groups", "are missing; give quadratic_groups(10), or mode='free' and steps")
     groups = tuple((int(lo), int(hi)) for lo, hi in groups)
     edges = [e for g in groups for e in g]
     ok = 0 <= edges[0] and edges[-1] <= num_train and edges == sorted(edges) and all(lo < hi for lo, hi in groups)
@@ -171,19 +171,22 @@ SearchSpace.random = random_genome
 def spread(
     space:SearchSpace,
     n:int,               # number of steps
+    at:float=0,          # which timestep of a group: 0 the first, 1 the last
 )->list:                 # timesteps
-    "The first timesteps of n groups, evenly spaced among all groups; without groups, n evenly spaced timesteps."
+    "A timestep from each of n groups, evenly spaced among all groups; without groups, n evenly spaced timesteps."
     if space.mode == "free": return list(uniform_timesteps(n, space.num_train))
-    return [space.groups[i * len(space.groups) // n][0] for i in range(n)]
+    chosen = [space.groups[int((i + 0.999*at) * len(space.groups) / n)] for i in range(n)]
+    return [lo + round(at * (hi - 1 - lo)) for lo, hi in chosen]
 
 def uniform(
     self:SearchSpace,
     bits,                # for all operands, or (weights, activations); products take the activations'
     timesteps=None,      # the most that are allowed, evenly spaced, if None; a number: that many
+    at:float=0,          # then: which timestep of a group, 0 the first, 1 the last
 )->tuple:
     "The genome with the same bits everywhere. Raises `TmpqError` if it lies outside the space."
     weights, acts = (bits, bits) if is_int(bits) else bits
-    if timesteps is None or is_int(timesteps): timesteps = spread(self, timesteps or self.steps[1])
+    if timesteps is None or is_int(timesteps): timesteps = spread(self, timesteps or self.steps[1], at)
     policy = Policy.uniform(self.ops, sorted(timesteps, reverse=True), weights, acts, self.net.fingerprint)
     return self.encode(policy.replace(tables=({o.name: policy.bits().get(o.name, (FP, FP)) for o in self.net.ops},)))
 
@@ -321,8 +324,8 @@ def repair(
     G, fewest = len(self.groups), self.steps[0]
     steps, bits = list(genome[:G]), list(genome[G:])
     least = cost.passes * step_cost(self, [self.bits[0]] * len(bits))
-    require(fewest * least <= budget, "budget", f"{budget:.4g} BitOPs is below the cheapest policy of this space, {fewest} steps at {self.bits[0]} bits: "
-            f"{fewest * least:.4g}; raise the budget, or allow fewer steps or bits")
+    require(fewest * least <= budget, "budget", f"{budget:,} BitOPs is below the cheapest policy of this space, {fewest} steps at {self.bits[0]} bits: "
+            f"{fewest * least:,}; raise the budget, or allow fewer steps or bits")
     used = [i for i, t in enumerate(steps) if t != SKIPPED]
     for i in rng.sample(used, max(0, len(used) - budget // least)): steps[i] = SKIPPED
     lower(self, bits, budget // (cost.passes * sum(t != SKIPPED for t in steps)), rng)

@@ -10,15 +10,16 @@ __all__ = ['OPERANDS', 'SUPERNET_VERSION', 'ActSets', 'passthrough', 'Scratch', 
            'calibrate_unit', 'calibrate', 'nbytes', 'tensors', 'save', 'load']
 
 # %% ../nbs/08_supernet.ipynb #cell-002
-import copy, math, random
+import copy, hashlib, math, random
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
-from .policy import FP, Policy, TmpqError, read_json, require, write_atomic, write_json
+from .policy import FP, Policy, read_json, require, write_atomic, write_json
 from .denoiser import Denoiser, QuantOp
 from .sampling import paired_noise, trajectory
 from .quantizer import Grid, OBSERVERS, WeightSets, levels, lsq, soft_up, start_up, undecided
@@ -367,10 +368,10 @@ def reconstruct(
     "Learn rounding and step sizes of a unit over random precisions, and keep the result in `net`."
     v, s = learnables(net, ops)
     opt = torch.optim.Adam([dict(params=v.values(), lr=lr), dict(params=s.values(), lr=lr_step)])
-    variance, losses, levels = target.var().clamp(min=1e-12), [], level_rows(net.bits, len(target))
+    variance, losses, parts = target.var().clamp(min=1e-12), [], level_rows(net.bits, len(target))
     for i in range(iterations):
         level = rng.choice(net.bits)
-        part = range(len(target))[levels[level]]
+        part = range(len(target))[parts[level]]
         rows, table = torch.tensor(rng.sample(part, min(batch_size, len(part)))), draw(net, ops, rng, level, near)
         set_learning(net, ops, table, v, s)
         out = module(*[pick(a, rows) for a in args], **{k: pick(x, rows) for k, x in kwargs.items()})
@@ -426,7 +427,7 @@ def calibrate(
 
 Supernet.calibrate = calibrate
 
-# %% ../nbs/08_supernet.ipynb #cell-049
+# %% ../nbs/08_supernet.ipynb #cell-052
 def nbytes(
     self:Supernet,
 )->int: # bytes
@@ -436,7 +437,7 @@ def nbytes(
 
 Supernet.nbytes = property(nbytes)
 
-# %% ../nbs/08_supernet.ipynb #cell-052
+# %% ../nbs/08_supernet.ipynb #cell-055
 SUPERNET_VERSION = 1
 
 def tensors(net)->dict:
@@ -451,13 +452,14 @@ def save(
     "Write the calibration: `supernet.json` and `supernet.safetensors`."
     from safetensors.torch import save as to_bytes
     require(self.acts, "supernet", "is not calibrated; there is nothing to save")
-    write_atomic(f"{folder}/supernet.safetensors", to_bytes(tensors(self)))
+    data = to_bytes(tensors(self))
+    write_atomic(f"{folder}/supernet.safetensors", data)
     write_json(f"{folder}/supernet.json", dict(format_version=SUPERNET_VERSION, model=self.fingerprint, bits=list(self.bits),
-                                               float_ops=list(self.float_ops), settings=self.settings))
+                                               float_ops=list(self.float_ops), settings=self.settings, sha256=hashlib.sha256(data).hexdigest()))
 
 Supernet.save = save
 
-# %% ../nbs/08_supernet.ipynb #cell-053
+# %% ../nbs/08_supernet.ipynb #cell-056
 def load(
     folder,              # as `save` wrote it
     denoiser:Denoiser,   # the model it belongs to
@@ -469,10 +471,9 @@ def load(
     require(isinstance(info, dict) and info.get("format_version") == SUPERNET_VERSION, where, f"is not of format {SUPERNET_VERSION}; calibrate again with this version")
     require(info.get("model") == denoiser.fingerprint, where, f"made for model {info.get('model')}, this one is {denoiser.fingerprint}; calibrate this model")
     net = Supernet(denoiser, tuple(info["bits"]), tuple(info["float_ops"]), weight_observer="minmax")
-    try: found = load_file(f"{folder}/supernet.safetensors")
-    except Exception as e: raise TmpqError(f"{folder}/supernet.safetensors: cannot be read ({type(e).__name__}); calibrate again") from None
-    missing = set(tensors(net)) - set(found)
-    require(not missing, f"{folder}/supernet.safetensors", f"lacks {sorted(missing)[:2]}; calibrate again")
+    data = Path(f"{folder}/supernet.safetensors")
+    require(data.is_file() and hashlib.sha256(data.read_bytes()).hexdigest() == info.get("sha256"), str(data), "is missing or damaged; calibrate again")
+    found = load_file(data)
     for n, w in net.weights.items(): w.scale, w.up = found[f"{n}/weight/scale"], found[f"{n}/weight/up"].contiguous(memory_format=torch.preserve_format)
     for n, operand, _ in ports_of(net, net.quantized):
         net.acts[n, operand] = ActSets(net.bits, found[f"{n}/{operand}/scale"], found[f"{n}/{operand}/zero"])
