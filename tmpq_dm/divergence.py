@@ -280,10 +280,11 @@ def plot_curves(
     "Mean divergence over blocks against the timestep, with its 95 % interval over samples."
     t = [(a + b)/2 for a, b in zip(s["timesteps"], s["timesteps"][1:])]
     for ax, (kind, name), color in zip(axes, KINDS.items(), (BLUE, ORANGE)):
-        ax.fill_between(t, *s[kind]["interval"], color=color, alpha=0.3, lw=0)
-        ax.plot(t, s[kind]["mean"], color=color, lw=1.1)
+        low, high, mean = (100*torch.tensor(x) for x in (*s[kind]["interval"], s[kind]["mean"]))
+        ax.fill_between(t, low, high, color=color, alpha=0.3, lw=0)
+        ax.plot(t, mean, color=color, lw=1.1)
         ax.axvline(s["num_train"]/2, ymax=0.86, color=GREY, lw=0.7, ls=":")
-        ax.set(ylabel=f"{name} per step", ylim=(0, 1.3*max(s[kind]["interval"][1])), xlim=(s["num_train"], 0))
+        ax.set(ylabel=f"{name} (%)", ylim=(0, 1.3*high.max()), xlim=(s["num_train"], 0))
         q, low, high = (f"{x:+.3f}".replace("-", "−") for x in s[kind]["contrast"])
         ax.text(0.02, 0.98, f"$q$ = {q}   [{low}, {high}]", transform=ax.transAxes, va="top", fontsize="small")
 
@@ -327,7 +328,7 @@ def plot_divergence(
         bar = right.colorbar(image, ax=heat, aspect=45, pad=0.02, ticks=(1/4, 1/2, 1, 2, 4), format="%g", extend="both")
         bar.minorticks_off()
         bar.ax.tick_params(length=0, labelsize=6)
-        curves[0].set_title("a  mean over blocks")
+        curves[0].set_title("a  mean over blocks, per step")
         heat.set_title("b  relative change / its mean")
         forest.set_title("c  halves")
         heat.set_xlabel("timestep $t$")

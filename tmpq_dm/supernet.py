@@ -427,7 +427,7 @@ def calibrate(
 
 Supernet.calibrate = calibrate
 
-# %% ../nbs/08_supernet.ipynb #cell-052
+# %% ../nbs/08_supernet.ipynb #cell-053
 def nbytes(
     self:Supernet,
 )->int: # bytes
@@ -437,7 +437,7 @@ def nbytes(
 
 Supernet.nbytes = property(nbytes)
 
-# %% ../nbs/08_supernet.ipynb #cell-055
+# %% ../nbs/08_supernet.ipynb #cell-056
 SUPERNET_VERSION = 1
 
 def tensors(net)->dict:
@@ -459,7 +459,7 @@ def save(
 
 Supernet.save = save
 
-# %% ../nbs/08_supernet.ipynb #cell-056
+# %% ../nbs/08_supernet.ipynb #cell-057
 def load(
     folder,              # as `save` wrote it
     denoiser:Denoiser,   # the model it belongs to
