@@ -131,7 +131,7 @@ def sample_sheet(
     with style(**FROZEN):
         fig = plt.figure(figsize=(width, 1))
         labels = [fig.text(0, 0, label, ha="right", va="center") for label in rows]
-        margin = max(t.get_window_extent().width for t in labels) / fig.dpi + 2*gap
+        margin = 1.05 * max(t.get_window_extent().width for t in labels) / fig.dpi + 2*gap     # text is a little wider when it is saved
         heights = [(width - margin) * image.shape[0] / image.shape[1] for image in rows.values()]
         top = total = sum(heights) + gap * (len(rows) - 1)
         fig.set_figheight(total)
