@@ -256,7 +256,9 @@ def format_rows(
     return "\n".join([head, *lines])
 
 # %% ../nbs/15_cli.ipynb #cell-023
-def say(*text): print(*text, file=sys.stderr)     # what is told while results are still to come
+def say(*text):
+    "Tell what is going on, apart from the results."
+    print(*text, file=sys.stderr)
 
 def cmd_demo(a):
     "The whole path on the bundled model, from analysis to a compressed model and a report."

@@ -51,7 +51,7 @@ def product_macs(
 
 # %% ../nbs/01_denoiser.ipynb #cell-011
 UNKNOWN_PRODUCTS = {torch.matmul, torch.bmm, torch.mm, torch.baddbmm, torch.addmm, torch.einsum, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__,
-                    torch.Tensor.mm, torch.Tensor.baddbmm, torch.Tensor.addmm, torch.mv, torch.Tensor.mv, torch.tensordot, torch.inner, torch.outer,
+                    torch.Tensor.mm, torch.Tensor.baddbmm, torch.Tensor.addmm, torch.mv, torch.Tensor.mv, torch.tensordot, torch.inner,
                     torch.conv1d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d, F.bilinear}
 
 @dataclass
