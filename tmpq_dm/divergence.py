@@ -285,6 +285,7 @@ def plot_curves(
         ax.plot(t, mean, color=color, lw=1.1)
         ax.axvline(s["num_train"]/2, ymax=0.86, color=GREY, lw=0.7, ls=":")
         ax.set(ylabel=f"{name} (%)", ylim=(0, 1.3*high.max()), xlim=(s["num_train"], 0))
+        ax.locator_params(axis="y", nbins=4)
         q, low, high = (f"{x:+.3f}".replace("-", "−") for x in s[kind]["contrast"])
         ax.text(0.02, 0.98, f"$q$ = {q}   [{low}, {high}]", transform=ax.transAxes, va="top", fontsize="small")
 
