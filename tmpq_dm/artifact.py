@@ -62,7 +62,8 @@ def require_free(
     "Raise `TmpqError` if `folder` holds something that is not an artifact."
     folder = Path(folder)
     ours = (folder/"manifest.json").is_file() and (folder/"policy.json").is_file()
-    require(not folder.exists() or ours or (folder.is_dir() and not any(folder.iterdir())), str(folder), "holds something else; choose an empty or new --out")
+    require(not folder.exists() or ours or (folder.is_dir() and not any(folder.iterdir())), str(folder),
+            "holds something else; choose an empty or new --out")
 
 # %% ../nbs/11_artifact.ipynb #cell-009
 def write_folder(
@@ -99,7 +100,8 @@ def save_compressed(
     from safetensors.torch import save
     net.set_policy(policy)
     model = net.denoiser.model
-    require(hasattr(model, "to_json_string"), f"model: {type(model).__name__}", "has no diffusers configuration; only diffusers models can be written")
+    require(hasattr(model, "to_json_string"), f"model: {type(model).__name__}",
+            "has no diffusers configuration; only diffusers models can be written")
     tensors = packed_weights(net, policy) | activation_grids(net, policy) | floating(net, policy)
     write_folder(folder, {"policy.json": json.dumps(policy.to_dict(), indent=1) + "\n", "model.safetensors": save(tensors),
                           "config.json": config_json(model), "scheduler_config.json": config_json(net.scheduler)})
@@ -129,8 +131,10 @@ def check_manifest(
     m = read_json(folder/"manifest.json")
     where = f"{folder}/manifest.json"
     require(isinstance(m, dict) and m.get("format") == "tmpq_dm artifact", where, "is not an artifact of tmpq_dm; check the path")
-    require(m.get("format_version") == ARTIFACT_VERSION, where, f"format_version {m.get('format_version')}, this program reads {ARTIFACT_VERSION}; upgrade tmpq_dm")
-    require(set(m.get("sha256", ())) >= {"policy.json", "model.safetensors", "config.json", "scheduler_config.json"}, where, "lists too few files; export again")
+    require(m.get("format_version") == ARTIFACT_VERSION, where,
+            f"format_version {m.get('format_version')}, this program reads {ARTIFACT_VERSION}; upgrade tmpq_dm")
+    require(set(m.get("sha256", ())) >= {"policy.json", "model.safetensors", "config.json", "scheduler_config.json"}, where,
+            "lists too few files; export again")
     for name, expected in m["sha256"].items():
         require((folder/name).is_file() and sha256(folder/name) == expected, f"{folder}/{name}", "is missing or damaged; export again")
     return folder
@@ -143,7 +147,8 @@ def empty_model(
     import diffusers
     config, scheduler = read_json(folder/"config.json"), read_json(folder/"scheduler_config.json")
     for c, name in ((config, "config.json"), (scheduler, "scheduler_config.json")):
-        require(hasattr(diffusers, str(c.get("_class_name"))), f"{folder}/{name}", f"class {c.get('_class_name')} is unknown to this diffusers; upgrade diffusers")
+        require(hasattr(diffusers, str(c.get("_class_name"))), f"{folder}/{name}",
+                f"class {c.get('_class_name')} is unknown to this diffusers; upgrade diffusers")
     return (getattr(diffusers, x["_class_name"]).from_config(x) for x in (config, scheduler))
 
 def packed_sets(tensors, ops, policy)->tuple:
@@ -151,7 +156,8 @@ def packed_sets(tensors, ops, policy)->tuple:
     weights, acts = {}, {}
     for op in ops:
         bits = [] if op.product else used_bits(policy, op.name, 0)
-        if bits: weights[op.name] = PackedWeight({b: tensors[f"{op.name}/codes{b}"] for b in bits}, {b: tensors[f"{op.name}/scale{b}"] for b in bits}, op.weight_shape)
+        if bits: weights[op.name] = PackedWeight({b: tensors[f"{op.name}/codes{b}"] for b in bits}, {b: tensors[f"{op.name}/scale{b}"] for b in bits},
+                                                 op.weight_shape)
         for i, operand in enumerate(OPERANDS[op.kind]):
             bits = used_bits(policy, op.name, i if op.product else 1)
             grids = [tensors[f"{op.name}/{operand}/grid{b}"] for b in bits]

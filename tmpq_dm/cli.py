@@ -57,7 +57,8 @@ def get_supernet(
     from tmpq_dm.supernet import Supernet
     if folder and (Path(folder)/"supernet.json").exists():
         net = Supernet.load(folder, den)
-        require(set(bits) <= set(net.bits), f"{folder}/supernet.json", f"holds {sorted(net.bits)} bits, not {sorted(bits)}; calibrate again or choose --bits")
+        require(set(bits) <= set(net.bits), f"{folder}/supernet.json",
+                f"holds {sorted(net.bits)} bits, not {sorted(bits)}; calibrate again or choose --bits")
         return net
     net = Supernet(den, bits).calibrate(num_samples, iterations, seed)
     if folder: net.save(folder)
@@ -95,7 +96,8 @@ def cmd_cost(a):
     from tmpq_dm.reference import open_denoiser
     from tmpq_dm.sampling import uniform_timesteps
     den = open_denoiser(a.model)
-    policy = Policy.load(a.policy).check(den, a.policy) if a.policy else Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), FP, FP)
+    full = Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), FP, FP)
+    policy = Policy.load(a.policy).check(den, a.policy) if a.policy else full
     show(a, summary(den, policy) | dict(ops=cost_table(den, policy)), format_cost(den, policy))
 
 # %% ../nbs/15_cli.ipynb #cell-013
@@ -120,19 +122,20 @@ def run_search(a):
     from tmpq_dm.metrics import make_fitness
     from tmpq_dm.reference import open_denoiser
     from tmpq_dm.record import check_out
-    from tmpq_dm.search import search
+    from tmpq_dm.search import check_preset, search
     from tmpq_dm.space import SearchSpace
     (lo, hi), bits, budget = steps_range(a.steps), bits_list(a.bits), as_budget(a.budget_bitops)
-    check_out(a.out)
+    check_out(a.out); check_preset(a.preset, a.population)
     den = open_denoiser(a.model)
     check_budget(den, budget, bits, lo)
     features, statistics = real_side(a.model, a.real)
     net = get_supernet(den, a.supernet or Path(a.out)/"supernet", bits, a.num_samples, a.iterations, a.seed)
     if a.supernet: net.save(Path(a.out)/"supernet")       # a run holds all that its policies need
     space = SearchSpace(net, quadratic_groups(hi, den.num_train_timesteps), bits, steps=(lo, hi))
-    name = a.fitness or ("trajectory" if statistics is None else "frechet")
-    fitness = make_fitness(name, den, num_images=a.num_images, seed=a.seed + 1, features=features, statistics=statistics)
-    run = search(space, fitness, budget, out=a.out, preset=a.preset, population=a.population, generations=a.generations, max_calls=a.max_calls, seed=a.seed)
+    name = a.fitness or ("trajectory" if statistics is None else "paired")
+    last_heat = 1 if name == "trajectory" else 4     # its reference is dear, and it ranks well on few images
+    fitness = make_fitness(name, den, num_images=last_heat * a.num_images, seed=a.seed + 1, features=features, statistics=statistics)
+    run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_calls, a.population, a.generations, a.seed)
     return den, net, run
 
 def cmd_search(a):
@@ -149,7 +152,9 @@ def save_figures(run, net, out):
     import matplotlib.pyplot as plt
     from tmpq_dm.plotting import save_fig
     from tmpq_dm.report import plot_bits, plot_front, plot_progress
-    figures = dict(front=plot_front(run.evaluations, run.front, run.budget), bits=plot_bits(run.best, net.ops, run.space.groups, net.num_train_timesteps), progress=plot_progress(run.evaluations))
+    figures = dict(front=plot_front(run.evaluations, run.front, run.budget),
+                   bits=plot_bits(run.best, net.ops, run.space.groups, net.num_train_timesteps),
+                   progress=plot_progress(run.evaluations, run.front[0].measured["num_images"]))
     paths = {name: save_fig(fig, name, Path(out)/"figures")[-1] for name, fig in figures.items()}
     plt.close("all")
     return paths
@@ -171,7 +176,8 @@ def open_policy(a):
     bits = {b for table in policy.tables for pair in table.values() for b in pair} - {FP}
     beside = Path(a.policy).parent.parent/"supernet"
     folder = Path(a.supernet or beside)
-    require((folder/"supernet.json").is_file() or not bits, f"{folder}/supernet.json", "is missing; name the supernet of the search with --supernet, or calibrate one")
+    require((folder/"supernet.json").is_file() or not bits, f"{folder}/supernet.json",
+            "is missing; name the supernet of the search with --supernet, or calibrate one")
     net = get_supernet(den, folder, tuple(bits)) if bits else Supernet(den, (8,), [o.name for o in den.ops])
     return net.set_policy(policy), policy
 
@@ -207,9 +213,10 @@ def cmd_report(a):
 # %% ../nbs/15_cli.ipynb #cell-019
 def demo_args(quick, out, seed)->argparse.Namespace:
     "The settings of a search as `tmpq-dm search reference` would have them; small with --quick."
-    common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, fitness=None, preset="default", population=None, generations=None, budget_bitops="0.1")
+    common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, fitness=None, preset="default", population=None, generations=None,
+                  budget_bitops="0.1")
     size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_calls=8_000) if quick else
-            dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_calls=60_000))
+            dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_calls=80_000))
     return argparse.Namespace(**common, **size)
 
 # %% ../nbs/15_cli.ipynb #cell-020
@@ -240,7 +247,8 @@ def compare(
         measures = feature_measures(drawn, features, statistics) | dict(trajectory=trajectory_error(drawn, full))
         cost = CostModel(net.ops)
         cost.float_params = CostModel(getattr(net, "denoiser", net)).float_params
-        found[name] = dict(steps=len(policy), bitops=cost.bitops(policy), bytes=cost.size(policy), num_images=num_images, **{k: m.to_dict() for k, m in measures.items()})
+        found[name] = dict(steps=len(policy), bitops=cost.bitops(policy), bytes=cost.size(policy), num_images=num_images,
+                           **{k: m.to_dict() for k, m in measures.items()})
         images[name] = drawn[:16]
     return found, images
 
@@ -312,14 +320,16 @@ def add_search_options(p):
     p.add_argument("--supernet", help="a calibrated supernet; without it one is calibrated in RUN/supernet")
     p.add_argument("--steps", default="6-16", help="number of steps, or a range LO-HI to search in (default %(default)s)")
     p.add_argument("--bits", default="4,5,6,8", help="precisions to choose from (default %(default)s)")
-    p.add_argument("--budget-bitops", default="0.1", metavar="R", help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default %(default)s)")
-    p.add_argument("--fitness", choices=("trajectory", "frechet", "kid", "is"), help="what to minimise (default: frechet if there is a real side, else trajectory)")
+    p.add_argument("--budget-bitops", default="0.1", metavar="R",
+                   help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default %(default)s)")
+    p.add_argument("--fitness", choices=("trajectory", "paired", "frechet", "kid", "is"),
+                   help="what to minimise (default: paired, a Fréchet distance for few images, if there is a real side; else trajectory)")
     p.add_argument("--real", metavar="STATS", help="statistics of real images, .npz or .safetensors")
     p.add_argument("--preset", default="default", choices=("default", "published"), help="our search, or the recipe of the paper")
     p.add_argument("--population", type=count, help="individuals in a generation (default: the preset's)")
     p.add_argument("--generations", type=count, help="generations (default: the preset's)")
     p.add_argument("--max-calls", type=count, default=100_000, help="images x steps that the search may spend (default %(default)s)")
-    p.add_argument("--num-images", type=count, default=64, help="images for each evaluation (default %(default)s)")
+    p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; the best few are judged on four times as many (default %(default)s)")
     add_calibration_options(p)
 
 def add_calibration_options(p):
@@ -349,7 +359,8 @@ def make_parser()->Parser:
     p.add_argument("--bits", default="4,5,6,8", help="precisions (default %(default)s)")
     p.add_argument("--out", required=True, help="directory for the supernet")
     add_calibration_options(p)
-    add_search_options(add_command(commands, "search", cmd_search, MODEL, example="tmpq-dm search reference --out runs/mine --steps 6-16 --budget-bitops 0.1"))
+    add_search_options(add_command(commands, "search", cmd_search, MODEL,
+                                   example="tmpq-dm search reference --out runs/mine --steps 6-16 --budget-bitops 0.1"))
     for name, run, example in (("evaluate", cmd_evaluate, "tmpq-dm evaluate reference --policy runs/mine/best/policy.json --num-images 1000"),
                                ("export", cmd_export, "tmpq-dm export reference --policy runs/mine/best/policy.json --out small-model")):
         p = add_command(commands, name, run, MODEL, example=example)

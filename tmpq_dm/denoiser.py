@@ -50,7 +50,8 @@ def product_macs(
     return q.numel() // q.shape[0] * k.shape[-2]
 
 # %% ../nbs/01_denoiser.ipynb #cell-011
-UNKNOWN_PRODUCTS = {torch.matmul, torch.bmm, torch.mm, torch.baddbmm, torch.addmm, torch.einsum, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__,
+UNKNOWN_PRODUCTS = {torch.matmul, torch.bmm, torch.mm, torch.baddbmm, torch.addmm, torch.einsum, torch.Tensor.matmul, torch.Tensor.bmm,
+                    torch.Tensor.__matmul__,
                     torch.Tensor.mm, torch.Tensor.baddbmm, torch.Tensor.addmm, torch.mv, torch.Tensor.mv, torch.tensordot, torch.inner,
                     torch.conv1d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d, F.bilinear}
 
@@ -211,7 +212,8 @@ def sample_shape(
     require(c is not None and "sample_size" in c, f"model: {name}", "has no sample_size in its configuration; give Denoiser(model, shape=(C, H, W))")
     conditional = c.get("cross_attention_dim") or c.get("num_class_embeds")
     require(not conditional, f"model: {name}", "needs a class or text beside the image; only unconditional models are supported so far")
-    require(c["in_channels"] == c["out_channels"], f"model: {name}", "predicts a variance too; models with a learned variance are not supported so far")
+    require(c["in_channels"] == c["out_channels"], f"model: {name}",
+            "predicts a variance too; models with a learned variance are not supported so far")
     size = c["sample_size"]
     return (c["in_channels"], *((size, size) if isinstance(size, int) else size))
 
@@ -222,7 +224,8 @@ def from_pipeline(
     "The denoiser inside a pipeline. Raises `TmpqError` for a pipeline without one."
     model = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     require(model is not None, f"model: {type(pipe).__name__}", "holds neither a unet nor a transformer; give a diffusion pipeline")
-    require(hasattr(pipe.scheduler, "alphas_cumprod"), f"model: {type(pipe.scheduler).__name__}", "has no alphas_cumprod; only discrete-time schedulers are supported so far")
+    require(hasattr(pipe.scheduler, "alphas_cumprod"), f"model: {type(pipe.scheduler).__name__}",
+            "has no alphas_cumprod; only discrete-time schedulers are supported so far")
     return Denoiser(model, pipe.scheduler)
 
 Denoiser.from_pipeline = staticmethod(from_pipeline)
@@ -237,7 +240,8 @@ def load_pipeline(
     logging.disable_progress_bar()       # "Loading pipeline components" flickers past in less than a second
     folder, is_hub_id = Path(name), re.fullmatch(r"[\w.-]+/[\w.-]+", str(name))
     require(folder.exists() or is_hub_id, str(name), "no such folder; give a diffusers model folder, a hub id, or the word reference")
-    if folder.exists(): require((folder/"model_index.json").is_file(), str(name), "not a diffusers pipeline (no model_index.json); save it with save_pretrained")
+    if folder.exists(): require((folder/"model_index.json").is_file(), str(name),
+                                "not a diffusers pipeline (no model_index.json); save it with save_pretrained")
     elif not is_cached(name): require_hub(name)
     try: return DiffusionPipeline.from_pretrained(str(name), use_safetensors=True)
     except Exception as e: raise TmpqError(f"{name}: diffusers cannot load it ({' '.join(str(e).split())[:160]}); save the pipeline again") from e

@@ -257,7 +257,8 @@ def summary(self:Divergence)->dict:
     result = dict(timesteps=list(self.timesteps), blocks=list(self.blocks), num_train=self.num_train, samples=self.l2.shape[2])
     for kind in KINDS:
         q, q_block = (torch.stack(mean_interval(x)) for x in self.contrast(kind))
-        numbers = dict(mean=self.mean(kind), interval=torch.stack(self.interval(kind)), by_block=self.by_block(kind), contrast=q, block_contrast=q_block)
+        numbers = dict(mean=self.mean(kind), interval=torch.stack(self.interval(kind)), by_block=self.by_block(kind), contrast=q,
+                       block_contrast=q_block)
         result[kind] = {k: digits(x, 4) for k, x in numbers.items()}
     return result
 

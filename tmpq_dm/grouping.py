@@ -31,7 +31,8 @@ def check_groups(
 # %% ../nbs/05_grouping.ipynb #cell-008
 def check_steps(num_steps, num_train):
     "Raise `TmpqError` unless there can be `num_steps` groups."
-    require(1 <= num_steps <= num_train, "groups: num_steps", f"{num_steps} is impossible with {num_train} training timesteps; choose 1 to {num_train}")
+    require(1 <= num_steps <= num_train, "groups: num_steps",
+            f"{num_steps} is impossible with {num_train} training timesteps; choose 1 to {num_train}")
 
 # %% ../nbs/05_grouping.ipynb #cell-009
 def from_boundaries(

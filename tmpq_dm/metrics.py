@@ -7,7 +7,7 @@ __all__ = ['GROUPS', 'T_QUANTILE', 'SCORES', 'Measure', 'mean_measure', 'jackkni
            'require_finite', 'extract', 'moments', 'check_statistics', 'frechet', 'kernel_sum', 'pairs_mean',
            'kernel_distance', 'kernel', 'classifier_score_of', 'classifier_score', 'inside', 'precision_recall',
            'relative_errors', 'trajectory_error', 'read_arrays', 'real_statistics', 'generate', 'feature_measures',
-           'evaluate', 'Fitness', 'make_fitness']
+           'evaluate', 'paired_frechet', 'Fitness', 'make_fitness']
 
 # %% ../nbs/10_metrics.ipynb #cell-002
 import math
@@ -253,7 +253,8 @@ def real_statistics(
     s = read_arrays(path)
     require({"mu", "sigma"} <= set(s), str(path), f"holds {sorted(s)}, not mu and sigma; save the statistics again")
     mu, sigma = s["mu"].double(), s["sigma"].double()
-    require(mu.dim() == 1 and sigma.shape == (len(mu), len(mu)), str(path), f"mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} do not fit; expected (d,) and (d, d)")
+    require(mu.dim() == 1 and sigma.shape == (len(mu), len(mu)), str(path),
+            f"mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} do not fit; expected (d,) and (d, d)")
     require(mu.isfinite().all() and sigma.isfinite().all(), str(path), "holds NaN or infinity; make the statistics again")
     require(torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6), f"{path}: sigma", "is not symmetric, so no covariance; save the statistics again")
     extra = {"n": int(s["n"])} if "n" in s else {}
@@ -302,7 +303,8 @@ def evaluate(
     progress:bool=False,       # show a bar
 )->dict:                       # 'fd', 'fd_limit', 'kd', 'precision', 'recall', 'cs', 'trajectory' -> `Measure`, as far as they can be had
     "Everything about a policy from one set of images. Raises `TmpqError` if there is nothing to compare with, or too few images."
-    require(den is not None or (features is not None and statistics is not None), "evaluate", "nothing to compare with; give features and statistics, or den")
+    require(den is not None or (features is not None and statistics is not None), "evaluate",
+            "nothing to compare with; give features and statistics, or den")
     require(num_images >= GROUPS, "num-images", f"{num_images} are too few for an interval; use at least {GROUPS}")
     noise = paired_noise(num_images, net.shape, seed)
     images = generate(net, policy, noise, batch_size, progress)
@@ -312,24 +314,36 @@ def evaluate(
     return out | dict(trajectory=trajectory_error(images, reference))
 
 # %% ../nbs/10_metrics.ipynb #cell-071
+def paired_frechet(
+    x:Tensor,           # (n, d) features of a policy's images
+    reference:Tensor,   # (N, d) of full precision's; the first n from the same noise
+    statistics:dict,    # of real images
+)->float:
+    "The Fréchet distance with full precision as control variate: what n images say about N."
+    estimate = [of_all + (own - same) for of_all, own, same in zip(moments(reference), moments(x), moments(reference[:len(x)]))]
+    return frechet_distance(*estimate, statistics["mu"], statistics["sigma"])
+
+# %% ../nbs/10_metrics.ipynb #cell-072
 SCORES = dict(
+    paired=lambda f, images: paired_frechet(extract(f.features, images), f.reference, f.statistics),
     frechet=lambda f, images: frechet_distance(*moments(extract(f.features, images)), f.statistics["mu"], f.statistics["sigma"]),
     kid=lambda f, images: kernel_distance(extract(f.features, images), f.statistics["features"], f.real_pairs),
     trajectory=lambda f, images: relative_errors(images, f.reference[:len(images)]).double().mean().item())
 SCORES["is"] = lambda f, images: -classifier_score_of(extract(f.features.logits, images))
 
-# %% ../nbs/10_metrics.ipynb #cell-072
+# %% ../nbs/10_metrics.ipynb #cell-073
 class Fitness:
     "A number to minimise, for a network and a policy; made by `make_fitness`."
     def __init__(self,
-        name:str,             # 'frechet', 'kid', 'is' or 'trajectory'
+        name:str,             # 'paired', 'frechet', 'kid', 'is' or 'trajectory'
         noise:Tensor,         # (n, C, H, W), the same for every policy
         batch_size:int=32,
         features=None,        # feature network
         statistics=None,      # of real images
-        reference=None,       # (n, C, H, W) images of full precision, for 'trajectory'
+        reference=None,       # of full precision from this noise: images (n, C, H, W) for 'trajectory', features (n, d) for 'paired'
+        calls_made:int=0,     # images × steps that the reference took
     ):
-        self.name, self.noise, self.batch_size, self.failed = name, noise, batch_size, 0
+        self.name, self.noise, self.batch_size, self.failed, self.calls_made = name, noise, batch_size, 0, calls_made
         self.features, self.statistics, self.reference = features, statistics, reference
         self.real_pairs = pairs_mean(statistics["features"]) if name == "kid" else None
 
@@ -350,25 +364,27 @@ class Fitness:
         self.failed += not math.isfinite(score)
         return score if math.isfinite(score) else math.inf
 
-# %% ../nbs/10_metrics.ipynb #cell-073
+# %% ../nbs/10_metrics.ipynb #cell-074
 def make_fitness(
-    name:str,                  # 'frechet', 'kid', 'is' or 'trajectory'
+    name:str,                  # 'paired', 'frechet', 'kid', 'is' or 'trajectory'
     den,                       # the full-precision `Denoiser`
-    timesteps_reference=None,  # of full precision, for 'trajectory'; 100 uniform ones if None
+    timesteps_reference=None,  # of full precision; if None, 100 uniform ones for 'trajectory', 20 for 'paired'
     num_images:int=256,
     seed:int=0,                # of the noise
     batch_size:int=32,
     features=None,             # feature network, for all but 'trajectory'
-    statistics=None,           # of real images in those features, for 'frechet' and 'kid' (with 'features')
+    statistics=None,           # of real images in those features, for 'paired', 'frechet' and 'kid' (with 'features')
 )->Fitness:
-    "A fitness by name. For 'trajectory' the full-precision images are drawn here, once. Raises `TmpqError` for an unknown name or if something is missing."
+    "A fitness by name. For 'trajectory' and 'paired' full precision draws its images here, once. Raises `TmpqError` for an unknown name or if something is missing."
     has = dict(features=features is not None, logits=hasattr(features, "logits"),
                statistics=statistics is not None, real_features="features" in (statistics or {}))
-    needs = {"frechet": ("features", "statistics"), "kid": ("features", "real_features"), "is": ("features", "logits"), "trajectory": ()}
+    needs = {"paired": ("features", "statistics"), "frechet": ("features", "statistics"), "kid": ("features", "real_features"),
+             "is": ("features", "logits"), "trajectory": ()}
     require(name in needs, "fitness", f"{name!r} is unknown; choose one of {', '.join(needs)}")
     missing = [k for k in needs[name] if not has[k]]
     require(not missing, f"fitness {name}", f"needs {' and '.join(missing)}; give them, or choose trajectory, which needs no data")
-    noise, reference = paired_noise(num_images, den.shape, seed), None
-    if name == "trajectory":
-        reference = sample(den, timesteps_reference or uniform_timesteps(100, den.num_train_timesteps), noise, batch_size=batch_size)
-    return Fitness(name, noise, batch_size, features, statistics, reference)
+    noise, steps = paired_noise(num_images, den.shape, seed), dict(trajectory=100, paired=20).get(name)
+    if not steps: return Fitness(name, noise, batch_size, features, statistics)
+    ts = timesteps_reference or uniform_timesteps(steps, den.num_train_timesteps)
+    images = sample(den, ts, noise, batch_size=batch_size)
+    return Fitness(name, noise, batch_size, features, statistics, images if name == "trajectory" else extract(features, images), num_images * len(ts))

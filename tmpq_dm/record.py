@@ -35,7 +35,8 @@ def read_lines(
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for i, raw in enumerate(lines):
         entry = from_line(raw.decode(errors="replace"))
-        require(entry is not None or i == len(lines) - 1, f"{path}: line {i+1}", "is damaged; restore the file, or delete the lines from there on to lose only those")
+        require(entry is not None or i == len(lines) - 1, f"{path}: line {i+1}",
+                "is damaged; restore the file, or delete the lines from there on to lose only those")
         if entry is not None: entries.append(entry); whole += len(raw)
     return entries, whole
 

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'individual', 'front', 'Spent', 'Evaluator', 'legal', 'published', 'spent', 'first_generation', 'race',
-           'child', 'default', 'smaller', 'Run', 'describe_fitness', 'policy_of', 'finish', 'search', 'evolve']
+           'child', 'default', 'next_generation', 'places_in_last_heat', 'reserved', 'smaller', 'Run',
+           'describe_fitness', 'policy_of', 'finish', 'check_preset', 'search', 'evolve']
 
 # %% ../nbs/14_search.ipynb #cell-002
 import math, random, time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tqdm.auto import tqdm
 from .policy import Policy, require, write_json
 from .cost import CostModel, as_budget, cheapest, uniform_bitops
-from .space import SearchSpace
+from .space import SearchSpace, spread
 from .record import Record, fitness_of
 
 # %% ../nbs/14_search.ipynb #cell-005
@@ -53,7 +55,8 @@ class Evaluator:
         bar=None,        # tqdm bar over the calls
     ):
         self.space, self.fitness, self.record, self.max_calls, self.bar = space, fitness, record, max_calls, bar
-        self.cost, self.calls, self.seconds, self.order = CostModel(space.net), 0, 0.0, {}
+        self.most_images = len(getattr(fitness, "noise", ()))
+        self.cost, self.calls, self.seconds, self.order = CostModel(space.net), getattr(fitness, "calls_made", 0), 0.0, {}
 
     def __call__(self, genome, num_images)->float:
         key = (tuple(genome), num_images)
@@ -129,18 +132,19 @@ def first_generation(
     ev:Evaluator, budget:int, rng, size:int,
     fit=spent,       # brings a genome under the budget
 )->list:
-    "Uniform policies at numbers of steps spread over the allowed range, at the middle and at the end of evenly spaced groups, then random ones."
-    lo, hi = ev.space.steps
-    counts = sorted({round(lo + i*(hi - lo)/4) for i in range(5)})
-    affordable = lambda n: [b for b in ev.space.bits if n * ev.cost.passes * uniform_bitops(ev.space.net, b, 1) <= budget]
-    uniform = [ev.space.uniform(max(affordable(n) or ev.space.bits[:1]), n, at) for n in counts for at in (0.5, 1)]
-    genomes = [fit(ev, g, budget, rng) for g in uniform]
+    "Uniform policies: evenly spaced in time, at the middle, and at the end of evenly spaced groups, for several numbers of steps; then random ones."
+    (lo, hi), bits = ev.space.steps, ev.space.bits
+    price = lambda b: ev.cost.passes * uniform_bitops(ev.space.net, b, 1)
+    counts = sorted({round(lo + i*(hi - lo)/4) for i in range(5)} | {min(hi, max(lo, int(budget // price(bits[-1]))))})
+    highest = {n: max([b for b in bits if n * price(b) <= budget], default=bits[0]) for n in counts}
+    starts = [(n, ts) for at in (None, 0.5, 1) for n in counts if len(ts := spread(ev.space, n, at)) >= lo]
+    genomes = [fit(ev, ev.space.uniform(highest[n], ts), budget, rng) for n, ts in starts]
     return genomes[:size] + [fit(ev, ev.space.random(rng), budget, rng) for _ in range(size - len(genomes))]
 
 # %% ../nbs/14_search.ipynb #cell-014
 def race(
     ev:Evaluator, genomes:list, budget:int,
-    num_images:int,      # of the final heat
+    num_images:int,      # of the second heat
     fraction:int=4,      # one heat on 1/fraction of the images keeps 1/fraction of the genomes; 1: no racing
 ):
     "Judge many genomes on few images, and the best of them on all. A third of the places is for those that save a tenth of the budget and that nothing cheaper beats."
@@ -162,16 +166,39 @@ def default(
 ):                    # yields after each generation
     "Our evolution: spend the budget, race, step."
     genomes, seen = first_generation(ev, budget, rng, population, fit), set()
-    for _ in range(generations):
-        race(ev, list(dict.fromkeys(genomes)), budget, num_images, fraction)
-        yield
-        seen.update(genomes)
-        best, cheap, genomes = ev.best(parents, num_images), ev.front(num_images), []
-        for i in range(50 * population):
-            family, limit = (cheap, smaller(ev.space, budget, rng)) if i % 4 == 3 else (best, budget)
-            g = fit(ev, vary(ev.space, family, rng), limit, rng)
-            if g not in seen and g not in genomes: genomes.append(g)
-            if len(genomes) == population: break
+    finalists = places_in_last_heat(ev, num_images, max(2, population // fraction))
+    with reserved(ev, finalists * ev.most_images * ev.space.steps[1]):
+        for _ in range(generations):
+            race(ev, list(dict.fromkeys(genomes)), budget, num_images, fraction)
+            yield
+            seen.update(genomes)
+            genomes = next_generation(ev, budget, rng, num_images, population, parents, fit, vary, seen)
+    for g in ev.best(finalists, num_images) if finalists else (): ev(tuple(g), ev.most_images)
+    yield
+
+def next_generation(ev, budget, rng, num_images, population, parents, fit, vary, seen)->list:
+    "Children that were not seen before; every fourth descends from the front and gets a smaller budget."
+    best, cheap, genomes = ev.best(parents, num_images), ev.front(num_images), []
+    for i in range(50 * population):
+        family, limit = (cheap, smaller(ev.space, budget, rng)) if i % 4 == 3 else (best, budget)
+        g = fit(ev, vary(ev.space, family, rng), limit, rng)
+        if g not in seen and g not in genomes: genomes.append(g)
+        if len(genomes) == population: break
+    return genomes
+
+# %% ../nbs/14_search.ipynb #cell-017
+def places_in_last_heat(ev, num_images, most)->int:
+    "How many policies a third of the allowance can judge on all images, at most `most`; 0 if that is less than two, or no more images than before."
+    affordable = ev.max_calls / 3 // (ev.most_images * ev.space.steps[1])
+    return int(min(most, affordable)) if ev.most_images > num_images and affordable >= 2 else 0
+
+@contextmanager
+def reserved(ev, calls):
+    "Put calls aside; running out of the others ends the block, not the search."
+    ev.max_calls -= calls
+    try: yield
+    except Spent: pass
+    finally: ev.max_calls += calls
 
 def smaller(space, budget, rng)->int:
     "A random budget, from 30 % of the whole or what the cheapest policy costs, to the whole."
@@ -180,7 +207,7 @@ def smaller(space, budget, rng)->int:
 
 PRESETS = dict(published=published, default=default)
 
-# %% ../nbs/14_search.ipynb #cell-017
+# %% ../nbs/14_search.ipynb #cell-019
 @dataclass
 class Run:
     "What a search found."
@@ -189,10 +216,11 @@ class Run:
     seconds_in_fitness:float = 0.0   # of that
     out:Path = None
 
-# %% ../nbs/14_search.ipynb #cell-018
+# %% ../nbs/14_search.ipynb #cell-020
 def describe_fitness(fitness)->dict:
     "What identifies a fitness: its name, the noise it draws from, and the real images it compares with."
-    parts = dict(noise=getattr(fitness, "noise", None), **{k: v for k, v in (getattr(fitness, "statistics", None) or {}).items() if k in ("mu", "sigma")})
+    parts = dict(noise=getattr(fitness, "noise", None), reference=getattr(fitness, "reference", None),
+                 **{k: v for k, v in (getattr(fitness, "statistics", None) or {}).items() if k in ("mu", "sigma")})
     short = {k: round(float(v.double().abs().mean()), 9) for k, v in parts.items() if hasattr(v, "double")}
     return dict(name=getattr(fitness, "name", type(fitness).__name__)) | short
 
@@ -200,60 +228,64 @@ def policy_of(space, entry)->Policy:
     "The policy of an evaluation, with what was measured of it."
     return space.decode(tuple(entry["genome"])).replace(measured={k: entry[k] for k in ("fitness", "bitops", "num_images")})
 
-# %% ../nbs/14_search.ipynb #cell-019
+# %% ../nbs/14_search.ipynb #cell-021
 def finish(
-    space, ev:Evaluator, logbook, budget, out, started,
-    rescore=None,    # a fitness on more images for the ten best
+    space, ev:Evaluator, logbook, budget, num_images, out, started,
 )->Run:
-    "Choose the best, write `front.json` and `best/policy.json`. Raises `TmpqError` if nothing was evaluated."
+    "Choose the best of the last heat, and the front of those before; write `front.json` and `best/policy.json`. Raises `TmpqError` if nothing was evaluated."
     require(ev.order, "search: max_calls", f"{ev.max_calls} calls do not suffice for one evaluation; allow more, or fewer images or steps")
-    n = ev.images()
-    entries = [e for (_, m), e in ev.order.items() if m == n]
-    top = [ev.order[tuple(g), n] for g in ev.best(10)]
-    if rescore: top = sorted(top, key=lambda e: rescore(space.net, space.decode(tuple(e["genome"]))))
-    run = Run(space, policy_of(space, top[0]), [policy_of(space, e) for e in front(entries)], list(ev.order.values()), logbook, budget, ev.calls, out=out)
+    best = ev.order[tuple(ev.best(1)[0]), ev.images()]
+    entries = [e for (_, m), e in ev.order.items() if m == min(num_images, ev.images())]
+    run = Run(space, policy_of(space, best), [policy_of(space, e) for e in front(entries)], list(ev.order.values()), logbook, budget, ev.calls,
+              out=out)
     if out:
         write_json(out/"best/policy.json", run.best.to_dict())
         write_json(out/"front.json", [p.to_dict() for p in run.front])
     run.seconds_total, run.seconds_in_fitness = time.perf_counter() - started, ev.seconds
     return run
 
-# %% ../nbs/14_search.ipynb #cell-020
+# %% ../nbs/14_search.ipynb #cell-022
+def check_preset(preset:str, population=None):
+    "Raise `TmpqError` for a preset that does not exist, or cannot have such a population."
+    require(preset in PRESETS, "search: preset", f"{preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    require(preset != "published" or (population or 50) % 10 == 0, "search: population",
+            f"is {population}; the published recipe needs a multiple of 10")
+
+# %% ../nbs/14_search.ipynb #cell-023
 def search(
     space:SearchSpace,
     fitness,               # `fitness(net, policy, num_images) -> float`, lower is better; see `make_fitness`
     budget=None,           # `bitops.fraction(r)`, a share of W8A8 at 100 steps, or a number of BitOPs; None: W6A6 at the most steps
     out=None,              # folder of the run; None: in memory
     preset:str="default",  # 'default' or 'published'
-    num_images:int=None,   # for a full evaluation; all that the fitness has, if None
+    num_images:int=None,   # for an evaluation; all that the fitness has, if None; if it has more, the default judges the best few on all
     max_calls:int=None,    # images × steps that may be spent; None: no limit, `generations` ends the search
     population:int=None, generations:int=None,   # the preset's if None
     seed:int=0,
     progress:bool=True,
-    rescore=None,          # a fitness on more images, which picks the best of the ten best
     **options,             # further arguments of the preset, for ablations
 )->Run:
     "Search timesteps and bits together. Raises `TmpqError` for a budget that nothing meets, or a folder that holds another run."
-    require(preset in PRESETS, "search: preset", f"{preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    check_preset(preset, population)
     require(num_images is not None or hasattr(fitness, "noise"), "search: num_images", "is missing, and the fitness does not say; give it")
     num_images = len(fitness.noise) if num_images is None else num_images
     for name, n in dict(num_images=num_images, max_calls=max_calls, population=population, generations=generations).items():
         require(n is None or n >= 1, f"search: {name}", f"is {n}; give at least 1")
-    require(preset != "published" or (population or 50) % 10 == 0, "search: population", f"is {population}; the published recipe needs a multiple of 10")
     limit = as_budget(budget).resolve(space.net) if budget is not None else uniform_bitops(space.net, 6, space.steps[1])
     sizes = {k: v for k, v in dict(population=population, generations=generations).items() if v is not None}
     if generations is None and max_calls is None and preset == "default": sizes["generations"] = 20
     space.repair(space.cheapest(), limit, CostModel(space.net), random.Random(0))      # refuses a budget that is too small
-    settings = dict(space=space.describe(), fitness=describe_fitness(fitness), budget=limit, preset=preset, num_images=num_images, max_calls=max_calls, seed=seed, sizes=sizes,
+    settings = dict(space=space.describe(), fitness=describe_fitness(fitness), budget=limit, preset=preset, num_images=num_images,
+                    max_calls=max_calls, seed=seed, sizes=sizes,
                     supernet=getattr(space.net, "settings", None), options={k: str(getattr(v, "__name__", v)) for k, v in options.items()})
     record, started = Record(settings, out), time.perf_counter()
     bar = tqdm(total=max_calls, desc="searching", unit=" calls", disable=None if progress else True)
     ev = Evaluator(space, fitness, record, math.inf if max_calls is None else max_calls, bar)
     logbook = evolve(PRESETS[preset](ev, limit, random.Random(seed), num_images, **sizes, **options), ev)
     bar.close()
-    return finish(space, ev, logbook, limit, Path(out) if out else None, started, rescore)
+    return finish(space, ev, logbook, limit, num_images, Path(out) if out else None, started)
 
-# %% ../nbs/14_search.ipynb #cell-021
+# %% ../nbs/14_search.ipynb #cell-024
 def evolve(
     generations,      # a preset's generator
     ev:Evaluator,
@@ -262,6 +294,7 @@ def evolve(
     from deap import tools
     logbook = tools.Logbook()
     try:
-        for i, _ in enumerate(generations): logbook.record(generation=i, calls=ev.calls, evaluations=len(ev.order), best=ev.best(1)[0].fitness.values[0])
+        for i, _ in enumerate(generations): logbook.record(generation=i, calls=ev.calls, evaluations=len(ev.order),
+                                                           best=ev.best(1)[0].fitness.values[0])
     except Spent: pass
     return logbook

@@ -30,7 +30,8 @@ class SearchSpace:
         self.ops = [o for o in net.ops if o.name not in self.float_ops]      # operations that have genes
         self.bits = tuple(sorted(net.bits if bits is None else bits))
         require(mode in ("groups", "free"), "space: mode", f"{mode!r} is unknown; choose groups or free")
-        require(self.bits and set(self.bits) <= set(net.bits), "space: bits", f"{list(self.bits)} are not all among the supernet's {sorted(net.bits)}; calibrate them")
+        require(self.bits and set(self.bits) <= set(net.bits), "space: bits",
+                f"{list(self.bits)} are not all among the supernet's {sorted(net.bits)}; calibrate them")
         require(groups or mode == "free", "space: groups", "are missing; give quadratic_groups(10), or mode='free' and steps")
         self.steps = check_steps(steps, None if mode == "free" else len(groups or ()), self.num_train)
         self.groups = ((0, self.num_train),) * self.steps[1] if mode == "free" else check_groups(groups, self.num_train)
@@ -99,7 +100,8 @@ def encode(
 )->tuple:              # genome
     "The genome of a policy. Raises `TmpqError` if the policy lies outside this space."
     policy.check(self.net, bits=self.bits)
-    require(len({tuple(sorted(policy.bits(i).items())) for i in range(len(policy))}) == 1, "policy: schedule", "changes the bits with time; this space does not")
+    require(len({tuple(sorted(policy.bits(i).items())) for i in range(len(policy))}) == 1, "policy: schedule",
+            "changes the bits with time; this space does not")
     table = policy.bits()
     wrong = [o.name for o in self.net.ops if (o.name in self.float_ops) != (FP in table[o.name])]
     require(not wrong, f"policy: tables[{wrong[0] if wrong else ''!r}]", "is in floating point in the policy or in the space, but not in both")
@@ -171,10 +173,12 @@ SearchSpace.random = random_genome
 def spread(
     space:SearchSpace,
     n:int,               # number of steps
-    at:float=0,          # which timestep of a group: 0 the first, 1 the last
-)->list:                 # timesteps
+    at:float=0,          # which timestep of a group: 0 the first, 1 the last; None: evenly spaced in time, whatever the groups
+)->list:                 # timesteps; with None fewer than n where several fall into one group
     "A timestep from each of n groups, evenly spaced among all groups; without groups, n evenly spaced timesteps."
-    if space.mode == "free": return list(uniform_timesteps(n, space.num_train))
+    even = uniform_timesteps(n, space.num_train)
+    if space.mode == "free": return list(even)
+    if at is None: return list({group: t for t in even for group in space.groups if group[0] <= t < group[1]}.values())
     chosen = [space.groups[int((i + 0.999*at) * len(space.groups) / n)] for i in range(n)]
     return [lo + round(at * (hi - 1 - lo)) for lo, hi in chosen]
 
@@ -182,7 +186,7 @@ def uniform(
     self:SearchSpace,
     bits,                # for all operands, or (weights, activations); products take the activations'
     timesteps=None,      # the most that are allowed, evenly spaced, if None; a number: that many
-    at:float=0,          # then: which timestep of a group, 0 the first, 1 the last
+    at:float=0,          # then: which timestep of a group, 0 the first, 1 the last; None: evenly spaced in time
 )->tuple:
     "The genome with the same bits everywhere. Raises `TmpqError` if it lies outside the space."
     weights, acts = (bits, bits) if is_int(bits) else bits
@@ -366,7 +370,8 @@ def from_description(
 )->SearchSpace:
     "The space again, without the model."
     from types import SimpleNamespace
-    net = SimpleNamespace(fingerprint=d["model"], bits=tuple(d["bits"]), num_train_timesteps=d["num_train_timesteps"], float_ops=tuple(d["float_ops"]),
+    net = SimpleNamespace(fingerprint=d["model"], bits=tuple(d["bits"]), num_train_timesteps=d["num_train_timesteps"],
+                          float_ops=tuple(d["float_ops"]),
                           ops=[SimpleNamespace(**o) for o in d["ops"]])
     return SearchSpace(net, d["groups"], steps=tuple(d["steps"]), mode=d["mode"])
 

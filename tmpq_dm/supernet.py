@@ -33,11 +33,6 @@ class ActSets:
         zero:Tensor,    # (N,) integers stored as floats
     ): self.bits, self.scale, self.zero = tuple(bits), scale, zero
 
-    @classmethod
-    def observe(cls, x, bits, observer="mse"):
-        grids = [OBSERVERS[observer](x, b) for b in bits]
-        return cls(bits, torch.stack([g.scale for g in grids]), torch.stack([g.zero for g in grids]))
-
     def grid(self, b):
         i = self.bits.index(b)
         return Grid(self.scale[i], self.zero[i], *levels(b, signed=False))
@@ -77,7 +72,8 @@ class QuantLayer(nn.Module):
     ):
         super().__init__()
         conv = isinstance(layer, nn.Conv2d)
-        require(not conv or layer.padding_mode == "zeros", "model", f"a convolution pads with {getattr(layer, 'padding_mode', '')}; only zeros can be quantized")
+        require(not conv or layer.padding_mode == "zeros", "model",
+                f"a convolution pads with {getattr(layer, 'padding_mode', '')}; only zeros can be quantized")
         self.run = partial(F.conv2d, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups) if conv else F.linear
         self.full, self.bias = layer.weight.detach(), layer.bias
         self.weight, self.ports = self.full, {"x": passthrough}
@@ -394,7 +390,8 @@ def calibrate_unit(
     module = net.model.get_submodule(path)
     target = observe_unit(net.denoiser.model, path, x, t)[2]
     parts = [(b, slice(k, min(k + 32, rows.stop))) for b, rows in level_rows(net.bits, len(x)).items() for k in range(rows.start, rows.stop, 32)]
-    args, kwargs, _ = observe_unit(net.model, path, x, t, [rows for _, rows in parts], lambda i: set_table(net, draw(net, done, rng, parts[i][0], near)))
+    args, kwargs, _ = observe_unit(net.model, path, x, t, [rows for _, rows in parts],
+                                   lambda i: set_table(net, draw(net, done, rng, parts[i][0], near)))
     set_table(net, {o.name: (FP, FP) for o in net.ops})
     find_ranges(net, module, ops, args, kwargs)
     error = reconstruct(net, module, ops, args, kwargs, target, iterations, rng, near)
@@ -468,11 +465,14 @@ def load(
     from safetensors.torch import load_file
     where = f"{folder}/supernet.json"
     info = read_json(where)
-    require(isinstance(info, dict) and info.get("format_version") == SUPERNET_VERSION, where, f"is not of format {SUPERNET_VERSION}; calibrate again with this version")
-    require(info.get("model") == denoiser.fingerprint, where, f"made for model {info.get('model')}, this one is {denoiser.fingerprint}; calibrate this model")
+    require(isinstance(info, dict) and info.get("format_version") == SUPERNET_VERSION, where,
+            f"is not of format {SUPERNET_VERSION}; calibrate again with this version")
+    require(info.get("model") == denoiser.fingerprint, where,
+            f"made for model {info.get('model')}, this one is {denoiser.fingerprint}; calibrate this model")
     net = Supernet(denoiser, tuple(info["bits"]), tuple(info["float_ops"]), weight_observer="minmax")
     data = Path(f"{folder}/supernet.safetensors")
-    require(data.is_file() and hashlib.sha256(data.read_bytes()).hexdigest() == info.get("sha256"), str(data), "is missing or damaged; calibrate again")
+    require(data.is_file() and hashlib.sha256(data.read_bytes()).hexdigest() == info.get("sha256"), str(data),
+            "is missing or damaged; calibrate again")
     found = load_file(data)
     for n, w in net.weights.items(): w.scale, w.up = found[f"{n}/weight/scale"], found[f"{n}/weight/up"].contiguous(memory_format=torch.preserve_format)
     for n, operand, _ in ports_of(net, net.quantized):
