@@ -346,7 +346,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tmpq_dm.supernet': { 'tmpq_dm.supernet.ActSets': ('supernet.html#actsets', 'tmpq_dm/supernet.py'),
                                   'tmpq_dm.supernet.ActSets.__init__': ('supernet.html#actsets.__init__', 'tmpq_dm/supernet.py'),
                                   'tmpq_dm.supernet.ActSets.grid': ('supernet.html#actsets.grid', 'tmpq_dm/supernet.py'),
-                                  'tmpq_dm.supernet.ActSets.observe': ('supernet.html#actsets.observe', 'tmpq_dm/supernet.py'),
                                   'tmpq_dm.supernet.Products': ('supernet.html#products', 'tmpq_dm/supernet.py'),
                                   'tmpq_dm.supernet.Products.__init__': ('supernet.html#products.__init__', 'tmpq_dm/supernet.py'),
                                   'tmpq_dm.supernet.Products.__torch_function__': ( 'supernet.html#products.__torch_function__',

@@ -233,7 +233,8 @@ def finish(
     space, ev:Evaluator, logbook, budget, num_images, out, started,
 )->Run:
     "Choose the best of the last heat, and the front of those before; write `front.json` and `best/policy.json`. Raises `TmpqError` if nothing was evaluated."
-    require(ev.order, "search: max_calls", f"{ev.max_calls} calls do not suffice for one evaluation; allow more, or fewer images or steps")
+    require(ev.order, "search: max_calls", f"{ev.max_calls} calls do not suffice for one evaluation" + (
+        f", since the fitness has spent {ev.calls} on its full-precision images" if ev.calls else "") + "; allow more, or fewer images or steps")
     best = ev.order[tuple(ev.best(1)[0]), ev.images()]
     entries = [e for (_, m), e in ev.order.items() if m == min(num_images, ev.images())]
     run = Run(space, policy_of(space, best), [policy_of(space, e) for e in front(entries)], list(ev.order.values()), logbook, budget, ev.calls,
@@ -294,7 +295,7 @@ def evolve(
     from deap import tools
     logbook = tools.Logbook()
     try:
-        for i, _ in enumerate(generations): logbook.record(generation=i, calls=ev.calls, evaluations=len(ev.order),
-                                                           best=ev.best(1)[0].fitness.values[0])
+        for i, _ in enumerate(generations):
+            if ev.order: logbook.record(generation=i, calls=ev.calls, evaluations=len(ev.order), best=ev.best(1)[0].fitness.values[0])
     except Spent: pass
     return logbook
