@@ -128,3 +128,16 @@ def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
     assert (r := tmpq(*args, "--out", cut)).returncode == 0, r.stderr
     assert lines.read_bytes().startswith(kept)
     assert (cut/"best/policy.json").read_text() == (whole/"best/policy.json").read_text()
+
+
+def test_a_run_keeps_its_supernet(tmp_path):
+    from tmpq_dm import Supernet, open_denoiser
+    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-images", "8", "--max-calls", "100", "--fitness", "frechet", "--budget-bitops", "1", "--out", tmp_path/"run")
+    assert "holds no supernet" in refused(*args, "--supernet", tmp_path/"typo")
+    assert not (tmp_path/"run").exists() and not (tmp_path/"typo").exists()
+    for seed in (0, 1): Supernet(open_denoiser(), (8,)).calibrate(32, 0, seed=seed, progress=False).save(tmp_path/f"{seed}")
+    assert (r := tmpq(*args, "--supernet", tmp_path/"0")).returncode == 0, r.stderr
+    kept = (tmp_path/"run/supernet/supernet.safetensors").read_bytes()
+    assert "another supernet" in refused(*args, "--supernet", tmp_path/"1")
+    assert "calibrated with num_samples 32, not 64" in refused(*args, "--num-samples", "64", "--iterations", "0")
+    assert (tmp_path/"run/supernet/supernet.safetensors").read_bytes() == kept == (tmp_path/"0/supernet.safetensors").read_bytes()

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'bits_list', 'count', 'steps_range', 'real_side', 'get_supernet', 'cmd_divergence', 'where_it_changes',
-           'show', 'cmd_cost', 'cmd_calibrate', 'run_search', 'cmd_search', 'save_figures', 'open_policy',
-           'cmd_evaluate', 'cmd_export', 'cmd_report', 'demo_args', 'demo_analysis', 'compare', 'format_rows', 'say',
-           'cmd_demo', 'Parser', 'add_command', 'add_search_options', 'add_calibration_options', 'make_parser', 'main']
+           'show', 'cmd_cost', 'cmd_calibrate', 'supernet_of_run', 'run_search', 'cmd_search', 'save_figures',
+           'open_policy', 'cmd_evaluate', 'cmd_export', 'cmd_report', 'demo_args', 'demo_analysis', 'compare',
+           'format_rows', 'say', 'cmd_demo', 'Parser', 'add_command', 'add_search_options', 'add_calibration_options',
+           'make_parser', 'main']
 
 # %% ../nbs/15_cli.ipynb #cell-002
 import argparse, errno, json, sys
 from pathlib import Path
-from .policy import FP, Policy, TmpqError, require, write_json
+from .policy import FP, Policy, TmpqError, read_json, require, write_json
 
 # %% ../nbs/15_cli.ipynb #cell-005
 def bits_list(text)->tuple:
@@ -115,6 +116,20 @@ def cmd_calibrate(a):
     show(a, dict(out=a.out, bits=net.bits, **net.settings), f"{a.out}: {len(net.ops)} operations at {', '.join(map(str, net.bits))} bits")
 
 # %% ../nbs/15_cli.ipynb #cell-014
+def supernet_of_run(den, a, bits):
+    "The supernet that a run holds; its own calibration, or a copy of --supernet. Raises `TmpqError` if it holds another one."
+    own = Path(a.out)/"supernet"
+    if a.supernet: require((Path(a.supernet)/"supernet.json").exists(), a.supernet, "holds no supernet; make one with tmpq-dm calibrate")
+    net, asked = get_supernet(den, a.supernet or own, bits, a.num_samples, a.iterations, a.seed), f"{own}/supernet.json"
+    if a.supernet and own.exists():
+        require(read_json(asked).get("sha256") == read_json(f"{a.supernet}/supernet.json").get("sha256"), asked,
+                "is another supernet than --supernet; leave --supernet out, or choose another --out")
+    elif a.supernet: net.save(own)           # a run holds all that its policies need
+    for name in () if a.supernet else ("num_samples", "iterations", "seed"):
+        require(net.settings[name] == getattr(a, name), asked,
+                f"was calibrated with {name} {net.settings[name]}, not {getattr(a, name)}; use that, or choose another --out")
+    return net
+
 def run_search(a):
     "Calibrate if need be, then search; returns (denoiser, supernet, run)."
     from tmpq_dm.cost import as_budget, check_budget
@@ -129,11 +144,12 @@ def run_search(a):
     den = open_denoiser(a.model)
     check_budget(den, budget, bits, lo)
     features, statistics = real_side(a.model, a.real)
-    net = get_supernet(den, a.supernet or Path(a.out)/"supernet", bits, a.num_samples, a.iterations, a.seed)
-    if a.supernet: net.save(Path(a.out)/"supernet")       # a run holds all that its policies need
+    net = supernet_of_run(den, a, bits)
     space = SearchSpace(net, quadratic_groups(hi, den.num_train_timesteps), bits, steps=(lo, hi))
     name = a.fitness or ("trajectory" if statistics is None else "paired")
     last_heat = 1 if name == "trajectory" else 4     # its reference is dear, and it ranks well on few images
+    require(name == "trajectory" or features is None or den.shape == features.shape, a.model,
+            f"draws images {tuple(den.shape)}, the features are of {tuple(getattr(features, 'shape', ()))}; use --fitness trajectory")
     fitness = make_fitness(name, den, num_images=last_heat * a.num_images, seed=a.seed + 1, features=features, statistics=statistics)
     run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_calls, a.population, a.generations, a.seed)
     return den, net, run
@@ -329,7 +345,7 @@ def add_search_options(p):
     p.add_argument("--population", type=count, help="individuals in a generation (default: the preset's)")
     p.add_argument("--generations", type=count, help="generations (default: the preset's)")
     p.add_argument("--max-calls", type=count, default=100_000, help="images x steps that the search may spend (default %(default)s)")
-    p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; the best few are judged on four times as many (default %(default)s)")
+    p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; the default search judges its best few on four times as many, unless by trajectory error (default %(default)s)")
     add_calibration_options(p)
 
 def add_calibration_options(p):
@@ -382,7 +398,7 @@ def main(argv=None)->int:
         a.run_command(a)
         return 0
     except TmpqError as e: message = str(e)
-    except KeyboardInterrupt: message = "interrupted; finished evaluations are kept, the same command resumes"
+    except KeyboardInterrupt: message = "interrupted" + "; finished evaluations are kept, the same command resumes" * (a.command in ("search", "demo"))
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT): raise
         message = f"{e.filename or 'output'}: {e.strerror}; free space or choose another --out"

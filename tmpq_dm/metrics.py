@@ -257,8 +257,11 @@ def real_statistics(
             f"mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} do not fit; expected (d,) and (d, d)")
     require(mu.isfinite().all() and sigma.isfinite().all(), str(path), "holds NaN or infinity; make the statistics again")
     require(torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6), f"{path}: sigma", "is not symmetric, so no covariance; save the statistics again")
-    extra = {"n": int(s["n"])} if "n" in s else {}
-    return dict(mu=mu, sigma=sigma, **extra, **({"features": s["features"].float()} if "features" in s else {}))
+    extra, f = {"n": int(s["n"])} if "n" in s else {}, s.get("features")
+    if f is None: return dict(mu=mu, sigma=sigma, **extra)
+    require(f.dim() == 2 and f.shape[1] == len(mu) and bool(f.isfinite().all()), f"{path}: features",
+            f"{tuple(f.shape)} are not finite or do not fit mu {tuple(mu.shape)}; expected (n, d)")
+    return dict(mu=mu, sigma=sigma, **extra, features=f.float())
 
 # %% ../nbs/10_metrics.ipynb #cell-066
 def generate(
@@ -320,10 +323,11 @@ def paired_frechet(
     statistics:dict,    # of real images
 )->float:
     "The Fréchet distance with full precision as control variate: what n images say about N."
-    estimate = [of_all + (own - same) for of_all, own, same in zip(moments(reference), moments(x), moments(reference[:len(x)]))]
-    return frechet_distance(*estimate, statistics["mu"], statistics["sigma"])
+    mu, sigma = (of_all + (own - same) for of_all, own, same in zip(moments(reference), moments(x), moments(reference[:len(x)])))
+    values, axes = torch.linalg.eigh(sigma.double())
+    return frechet_distance(mu, axes * values.clamp(min=0) @ axes.T, statistics["mu"], statistics["sigma"])
 
-# %% ../nbs/10_metrics.ipynb #cell-072
+# %% ../nbs/10_metrics.ipynb #cell-074
 SCORES = dict(
     paired=lambda f, images: paired_frechet(extract(f.features, images), f.reference, f.statistics),
     frechet=lambda f, images: frechet_distance(*moments(extract(f.features, images)), f.statistics["mu"], f.statistics["sigma"]),
@@ -331,7 +335,7 @@ SCORES = dict(
     trajectory=lambda f, images: relative_errors(images, f.reference[:len(images)]).double().mean().item())
 SCORES["is"] = lambda f, images: -classifier_score_of(extract(f.features.logits, images))
 
-# %% ../nbs/10_metrics.ipynb #cell-073
+# %% ../nbs/10_metrics.ipynb #cell-075
 class Fitness:
     "A number to minimise, for a network and a policy; made by `make_fitness`."
     def __init__(self,
@@ -359,12 +363,13 @@ class Fitness:
         "Fitness of a policy; lower is better. Raises `TmpqError` for more images than there are."
         n = len(self.noise) if num_images is None else num_images
         require(1 <= n <= len(self.noise), "fitness", f"{n} images asked for, it was made with {len(self.noise)}; make it with more")
+        require(n > 1 or self.name == "trajectory", "fitness", f"one image has no distribution; give {self.name} at least 2")
         images = generate(net, policy, self.noise[:n], self.batch_size)
         score = SCORES[self.name](self, images) if images.isfinite().all() else math.nan
         self.failed += not math.isfinite(score)
         return score if math.isfinite(score) else math.inf
 
-# %% ../nbs/10_metrics.ipynb #cell-074
+# %% ../nbs/10_metrics.ipynb #cell-076
 def make_fitness(
     name:str,                  # 'paired', 'frechet', 'kid', 'is' or 'trajectory'
     den,                       # the full-precision `Denoiser`

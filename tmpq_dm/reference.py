@@ -38,7 +38,7 @@ def load_reference():    # a diffusers DDPMPipeline
 # %% ../nbs/03_reference.ipynb #cell-012
 class FeatureNet(nn.Module):
     "A classifier of Fashion-MNIST whose last hidden layer, 64 wide, serves as features."
-    name, num_features, num_classes = "Fashion-MNIST CNN, 64 features", 64, 10
+    name, shape, num_features, num_classes = "Fashion-MNIST CNN, 64 features", (1, 28, 28), 64, 10
 
     def __init__(self):
         super().__init__()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'individual', 'front', 'Spent', 'Evaluator', 'legal', 'published', 'spent', 'first_generation', 'race',
-           'child', 'default', 'next_generation', 'places_in_last_heat', 'reserved', 'smaller', 'Run',
-           'describe_fitness', 'policy_of', 'finish', 'check_preset', 'search', 'evolve']
+           'child', 'default', 'next_generation', 'for_last_heat', 'reserved', 'smaller', 'Run', 'describe_fitness',
+           'policy_of', 'finish', 'check_preset', 'search', 'evolve']
 
 # %% ../nbs/14_search.ipynb #cell-002
 import math, random, time
@@ -148,7 +148,7 @@ def race(
     fraction:int=4,      # one heat on 1/fraction of the images keeps 1/fraction of the genomes; 1: no racing
 ):
     "Judge many genomes on few images, and the best of them on all. A third of the places is for those that save a tenth of the budget and that nothing cheaper beats."
-    few, places = max(1, num_images // fraction), max(1, len(genomes) // fraction)
+    few, places = min(num_images, max(2, num_images // fraction)), max(1, len(genomes) // fraction)
     ranked = sorted(genomes, key=lambda g: ev(g, few))
     cheap = [tuple(e["genome"]) for e in front([ev.order[g, few] for g in ranked]) if e["bitops"] < 0.9 * budget][:places // 3]
     for g in list(dict.fromkeys([*cheap, *ranked]))[:places]: ev(g, num_images)
@@ -166,31 +166,32 @@ def default(
 ):                    # yields after each generation
     "Our evolution: spend the budget, race, step."
     genomes, seen = first_generation(ev, budget, rng, population, fit), set()
-    finalists = places_in_last_heat(ev, num_images, max(2, population // fraction))
-    with reserved(ev, finalists * ev.most_images * ev.space.steps[1]):
+    finalists = max(2, population // fraction)
+    with reserved(ev, for_last_heat(ev, num_images, finalists)):
         for _ in range(generations):
             race(ev, list(dict.fromkeys(genomes)), budget, num_images, fraction)
             yield
             seen.update(genomes)
             genomes = next_generation(ev, budget, rng, num_images, population, parents, fit, vary, seen)
-    for g in ev.best(finalists, num_images) if finalists else (): ev(tuple(g), ev.most_images)
+    for g in ev.best(finalists, num_images) if ev.most_images > num_images else (): ev(tuple(g), ev.most_images)
     yield
 
 def next_generation(ev, budget, rng, num_images, population, parents, fit, vary, seen)->list:
     "Children that were not seen before; every fourth descends from the front and gets a smaller budget."
     best, cheap, genomes = ev.best(parents, num_images), ev.front(num_images), []
     for i in range(50 * population):
-        family, limit = (cheap, smaller(ev.space, budget, rng)) if i % 4 == 3 else (best, budget)
+        family, limit = (cheap or best, smaller(ev.space, budget, rng)) if i % 4 == 3 else (best, budget)
         g = fit(ev, vary(ev.space, family, rng), limit, rng)
         if g not in seen and g not in genomes: genomes.append(g)
         if len(genomes) == population: break
     return genomes
 
 # %% ../nbs/14_search.ipynb #cell-017
-def places_in_last_heat(ev, num_images, most)->int:
-    "How many policies a third of the allowance can judge on all images, at most `most`; 0 if that is less than two, or no more images than before."
-    affordable = ev.max_calls / 3 // (ev.most_images * ev.space.steps[1])
-    return int(min(most, affordable)) if ev.most_images > num_images and affordable >= 2 else 0
+def for_last_heat(ev, num_images, places)->float:
+    "Calls to judge `places` policies on all images, at most a third of the allowance; 0 if that is not enough for two, or there are no more images than before, or no limit."
+    if ev.most_images <= num_images or math.isinf(ev.max_calls): return 0
+    calls = min(places * ev.most_images * ev.space.steps[1], ev.max_calls / 3)
+    return calls if calls >= 2 * ev.most_images * ev.space.steps[0] else 0
 
 @contextmanager
 def reserved(ev, calls):
@@ -235,6 +236,8 @@ def finish(
     "Choose the best of the last heat, and the front of those before; write `front.json` and `best/policy.json`. Raises `TmpqError` if nothing was evaluated."
     require(ev.order, "search: max_calls", f"{ev.max_calls} calls do not suffice for one evaluation" + (
         f", since the fitness has spent {ev.calls} on its full-precision images" if ev.calls else "") + "; allow more, or fewer images or steps")
+    require(any(math.isfinite(fitness_of(e)) for e in ev.order.values()), "search: fitness",
+            f"is not finite for any of {len(ev.order)} evaluations; use more bits or steps, or another fitness")
     best = ev.order[tuple(ev.best(1)[0]), ev.images()]
     entries = [e for (_, m), e in ev.order.items() if m == min(num_images, ev.images())]
     run = Run(space, policy_of(space, best), [policy_of(space, e) for e in front(entries)], list(ev.order.values()), logbook, budget, ev.calls,
