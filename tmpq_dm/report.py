@@ -41,6 +41,7 @@ def plot_front(
         if budget: ax.axvline(budget/1e9, color=GREY, lw=0.8, ls=":", label="budget")
         fig.colorbar(dots, ax=ax, label="steps", ticks=MaxNLocator(5, integer=True))
         ax.set(xlabel="BitOPs of an image (G)", ylabel=name)
+        ax.yaxis.set_major_locator(MaxNLocator(5))       # few and short labels: more of them would move the axis after the layout is made
         ax.legend()
     return fig
 
