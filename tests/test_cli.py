@@ -141,3 +141,18 @@ def test_a_run_keeps_its_supernet(tmp_path):
     assert "another supernet" in refused(*args, "--supernet", tmp_path/"1")
     assert "calibrated with num_samples 32, not 64" in refused(*args, "--num-samples", "64", "--iterations", "0")
     assert (tmp_path/"run/supernet/supernet.safetensors").read_bytes() == kept == (tmp_path/"0/supernet.safetensors").read_bytes()
+
+
+def test_calibration_killed_resumes_and_ends_in_the_same_bytes(tmp_path):
+    import signal, time
+    args = ("calibrate", "reference", "--bits", "4,8", "--num-samples", "32", "--iterations", "2")
+    whole, cut = tmp_path/"whole", tmp_path/"cut"
+    assert (r := tmpq(*args, "--out", whole)).returncode == 0, r.stderr
+    process = subprocess.Popen([*TMPQ, *args, "--out", str(cut)], env=ENV, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not list(cut.glob("partial-5*")): time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (cut/"partial.json").exists() and not (cut/"supernet.json").exists()
+    assert "other settings" in refused(*args, "--seed", "1", "--out", cut)
+    assert (r := tmpq(*args, "--out", cut)).returncode == 0, r.stderr
+    assert {p.name: p.read_bytes() for p in cut.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}

@@ -52,16 +52,16 @@ def real_side(
 def get_supernet(
     den,
     folder,             # with a saved supernet; None or absent: calibrate
-    bits=(4, 5, 6, 8), num_samples=256, iterations=200, seed=0,
+    bits=(4, 5, 6, 8), num_samples=256, iterations=150, seed=0,
 ):
-    "Load a supernet, or calibrate one and save it to `folder`."
-    from tmpq_dm.supernet import Supernet
+    "Load a supernet, or calibrate one and save it to `folder`, where an interrupted calibration goes on."
+    from tmpq_dm.calibration import Supernet
     if folder and (Path(folder)/"supernet.json").exists():
         net = Supernet.load(folder, den)
         require(set(bits) <= set(net.bits), f"{folder}/supernet.json",
                 f"holds {sorted(net.bits)} bits, not {sorted(bits)}; calibrate again or choose --bits")
         return net
-    net = Supernet(den, bits).calibrate(num_samples, iterations, seed)
+    net = Supernet(den, bits).calibrate(num_samples, iterations, seed, out=folder)
     if folder: net.save(folder)
     return net
 
@@ -107,11 +107,11 @@ def cmd_calibrate(a):
     from tmpq_dm.reference import open_denoiser
     bits = bits_list(a.bits)
     out = Path(a.out)
-    free = not out.exists() or (out.is_dir() and ((out/"supernet.json").exists() or not any(out.iterdir())))
+    free = not out.exists() or (out.is_dir() and (any((out/name).exists() for name in ("supernet.json", "partial.json")) or not any(out.iterdir())))
     require(free, a.out, "holds something else; choose an empty or new --out")
     den = open_denoiser(a.model)
-    from tmpq_dm.supernet import Supernet
-    net = Supernet(den, bits).calibrate(a.num_samples, a.iterations, a.seed)
+    from tmpq_dm.calibration import Supernet
+    net = Supernet(den, bits).calibrate(a.num_samples, a.iterations, a.seed, out=out)
     net.save(a.out)
     show(a, dict(out=a.out, bits=net.bits, **net.settings), f"{a.out}: {len(net.ops)} operations at {', '.join(map(str, net.bits))} bits")
 
@@ -121,7 +121,7 @@ def supernet_of_run(den, a, bits):
     own = Path(a.out)/"supernet"
     if a.supernet: require((Path(a.supernet)/"supernet.json").exists(), a.supernet, "holds no supernet; make one with tmpq-dm calibrate")
     net, asked = get_supernet(den, a.supernet or own, bits, a.num_samples, a.iterations, a.seed), f"{own}/supernet.json"
-    if a.supernet and own.exists():
+    if a.supernet and (own/"supernet.json").exists():
         require(read_json(asked).get("sha256") == read_json(f"{a.supernet}/supernet.json").get("sha256"), asked,
                 "is another supernet than --supernet; leave --supernet out, or choose another --out")
     elif a.supernet: net.save(own)           # a run holds all that its policies need
@@ -398,7 +398,7 @@ def main(argv=None)->int:
         a.run_command(a)
         return 0
     except TmpqError as e: message = str(e)
-    except KeyboardInterrupt: message = "interrupted" + "; finished evaluations are kept, the same command resumes" * (a.command in ("search", "demo"))
+    except KeyboardInterrupt: message = "interrupted" + "; what is finished is kept, the same command resumes" * (a.command in ("calibrate", "search", "demo"))
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT): raise
         message = f"{e.filename or 'output'}: {e.strerror}; free space or choose another --out"
