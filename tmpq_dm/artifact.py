@@ -171,8 +171,9 @@ def read_grids(net, tensors, policy)->dict:
         for i, operand in enumerate(operands(net, op)):
             bits = used_bits(policy, op.name, i if op.product else 1)
             if not bits: continue
-            both = torch.stack([tensors[f"{op.name}/{operand}/grid{b}"].view(-1, 2) for b in bits], dim=1)     # (K, N, 2)
-            acts[op.name, operand] = ActSets(bits, both[..., 0], both[..., 1], where if len(both) > 1 else None)
+            grids = [tensors[f"{op.name}/{operand}/grid{b}"] for b in bits]      # (2,), or (steps, 2) if they depend on t
+            both = torch.stack([g.view(-1, 2) for g in grids], dim=1)
+            acts[op.name, operand] = ActSets(bits, both[..., 0], both[..., 1], where if grids[0].dim() == 2 else None)
     return acts
 
 def read_shifts(net, tensors):
@@ -197,5 +198,5 @@ def load_compressed(
     bits = {b for table in policy.tables for pair in table.values() for b in pair} - {FP}
     net = Supernet(den, bits or (8,), weights=weights, split=split)
     read_shifts(net, tensors)
-    net.acts = read_grids(net, tensors, policy) or {("", ""): None}    # a policy all in floating point has no activation grids
+    net.acts = read_grids(net, tensors, policy)
     return net.set_policy(policy)

@@ -95,7 +95,8 @@ class Watch(TorchFunctionMode):
         if len(tensors) == 2 and out.dim() == 4 and dim in (1, -3): self.joined[id(out)] = out, tensors[0].shape[1]
 
     def add(self, kind, path, macs, shape, operands):
-        split = self.joined.get(id(operands[0]), (None, 0))[1] if kind == "conv" else 0
+        whole = kind == "conv" and self.stack[-1][1].groups == 1      # the groups of a grouped convolution cut across the parts
+        split = self.joined.get(id(operands[0]), (None, 0))[1] if whole else 0
         self.calls.append(Call(path, kind, tuple(self.stack), macs, shape, tuple(o.detach().clone() for o in operands), split))
 
     def weighted(self, func, args, out):

@@ -27,7 +27,8 @@ def regret(
     scores:Tensor,        # (policies,) what chooses; lower is better
     truth:Tensor,         # (policies,) what counts
 )->float:
-    "By how much, in relation to the best, the chosen policy is worse than the best."
+    "By how much, in relation to the best, the chosen policy is worse than the best. Raises `TmpqError` for a truth that is not positive."
+    require(truth.min() > 0, "truth", "has values that are not positive; a share of them means nothing")
     return (truth[scores.argmin()] / truth.min() - 1).item()
 
 def agreement(
@@ -46,7 +47,8 @@ def calibrated_alone(
 )->Supernet:           # good for this policy only
     "A calibration for one policy, with the settings of the supernet's own."
     used = {b for pair in policy.bits().values() for b in pair} & set(net.bits)
-    settings = {k: v for k, v in net.settings.items() if k != "alone"}
+    settings = {k: v for k, v in net.settings.items() if k not in ("alone", "one_by_one")}
+    require(used, "policy", "is all in floating point; there is nothing to calibrate")
     return Supernet(net.denoiser, tuple(used), net.float_ops, *net.observers, split=net.split).calibrate(**settings, policy=policy, progress=False)
 
 # %% ../nbs/10a_fidelity.ipynb #cell-012
@@ -113,9 +115,13 @@ def eps(net, table, x, t):
     return torch.cat([net(x[k:k+32], t[k:k+32]) for k in range(0, len(x), 32)])
 
 def surrogate(
+    net:Supernet,
     errors:dict,       # from `surrogate_errors`
-    policy:Policy, num_train:int=1000,
+    policy:Policy,
 )->float:
     "The sum over the operands and timesteps of a policy."
-    by_range = sum(errors[n, i, b] for n, pair in policy.bits().items() for i, b in enumerate(pair) if (n, i, b) in errors)
-    return sum(by_range[t * len(by_range) // num_train].item() for t in policy.timesteps)
+    ranges, total = len(next(iter(errors.values()))), 0.0
+    for step, t in enumerate(policy.timesteps):
+        r = t * ranges // net.num_train_timesteps
+        total += sum(errors[n, i, b][r].item() for n, pair in policy.bits(step).items() for i, b in enumerate(pair) if (n, i, b) in errors)
+    return total

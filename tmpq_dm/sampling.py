@@ -101,11 +101,10 @@ def sample(
 def list_of_timesteps(times, num_train, num_steps, rng)->tuple:   # descending
     "A list for one group of calibration images."
     if times == "uniform": return tuple(int(rng.uniform(g, g + 1) * num_train / num_steps) for g in reversed(range(num_steps)))
-    require(not isinstance(times, str) or times == "normal", "times", f"{times!r} is unknown; choose uniform, normal or a list of timesteps")
     if times != "normal": return tuple(sorted(times, reverse=True))
     drawn = set()
     while len(drawn) < num_steps:
-        if 0 <= (t := round(rng.gauss(0.4, 0.4) * num_train)) < num_train: drawn.add(t)
+        if 0 <= (t := round(rng.gauss(0.4, 0.2) * num_train)) < num_train: drawn.add(t)
     return tuple(sorted(drawn, reverse=True))
 
 def calibration_data(
@@ -114,11 +113,13 @@ def calibration_data(
     num_steps:int=20,      # length of the lists
     lists:int=4,           # number of different lists
     seed:int=0,
-    times="uniform",       # 'uniform', 'normal' (mean and deviation 0.4 of the range), or the timesteps of a schedule
+    times="uniform",       # 'uniform', 'normal' (mean 0.4 and deviation 0.2 of the range), or the timesteps of a schedule
 )->tuple:                  # x (num_samples, C, H, W), t (num_samples,), shuffled
     "Noisy samples from the full-precision trajectory, spread over all timesteps."
+    listed = not isinstance(times, str) and len(times) and all(0 <= t < den.num_train_timesteps for t in times)
+    require(listed or times in ("uniform", "normal"), "times", f"{times!r} is neither uniform nor normal nor a list of timesteps below {den.num_train_timesteps}")
     rng = random.Random(seed)
-    per_list, pairs = math.ceil(num_samples / ((num_steps if isinstance(times, str) else len(times)) * lists)), []
+    per_list, pairs = math.ceil(num_samples / ((len(times) if listed else num_steps) * lists)), []
     for i in range(lists):
         ts = list_of_timesteps(times, den.num_train_timesteps, num_steps, rng)
         noise = paired_noise(per_list, den.shape, seed=seed + 77_777, start=i * per_list)

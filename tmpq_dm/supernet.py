@@ -6,7 +6,7 @@
 __all__ = ['OPERANDS', 'SUPERNET_VERSION', 'ActSets', 'passthrough', 'Scratch', 'integer_port', 'Clock', 'timed_port',
            'QuantLayer', 'Products', 'inside', 'with_ports', 'operands', 'ports_of', 'Supernet', 'set_layer', 'bias_at',
            'input_factor', 'port_of', 'set_product', 'set_table', 'set_policy', 'set_step', 'nbytes', 'identity',
-           'spread_knots', 'write_tensors', 'read_tensors', 'save', 'load']
+           'noise_schedule', 'spread_knots', 'write_tensors', 'read_tensors', 'save', 'load']
 
 # %% ../nbs/08_supernet.ipynb #cell-002
 import copy, hashlib, math
@@ -271,8 +271,8 @@ def set_policy(
     policy:Policy,
 )->Supernet:        # itself, to chain
     "Become the model that `policy` describes. Raises `TmpqError` if the policy does not fit."
-    require(self.acts or not self.quantized, "supernet", "is not calibrated; call .calibrate() or load a calibrated one")
     policy.check(self, bits=self.bits)
+    require(self.acts or all(b == FP for table in policy.tables for pair in table.values() for b in pair), "supernet", "is not calibrated; call .calibrate() or load a calibrated one")
     wrong = [n for n in self.float_ops if any(table[n] != (FP, FP) for table in policy.tables)]
     require(not wrong, "policy: tables", f"{wrong[:3]} stay in floating point in this supernet; give them 32 bits")
     self.policy = policy
@@ -305,7 +305,13 @@ SUPERNET_VERSION = 2
 
 def identity(net)->dict:
     "What a calibration belongs to."
-    return dict(model=net.fingerprint, bits=list(net.bits), float_ops=list(net.float_ops), split=net.split, observers=net.observers)
+    return dict(model=net.fingerprint, noise=noise_schedule(net.scheduler), bits=list(net.bits), float_ops=list(net.float_ops), split=net.split,
+                observers=net.observers)
+
+def noise_schedule(scheduler)->str:
+    "A name for what the scheduler does to images: its noise levels and what the model predicts."
+    c = scheduler.config
+    return hashlib.sha256(scheduler.alphas_cumprod.numpy().tobytes() + str((c.prediction_type, c.get("clip_sample"))).encode()).hexdigest()[:16]
 
 def spread_knots(net, number:int=20)->Knots:
     "Knots in the middle of as many equal parts of the timesteps."
@@ -341,7 +347,7 @@ def save(
     require(self.acts, "supernet", "is not calibrated; there is nothing to save")
     sha256 = write_tensors(self, f"{folder}/supernet.safetensors")
     write_json(f"{folder}/supernet.json", dict(format_version=SUPERNET_VERSION, **identity(self), settings=self.settings, sha256=sha256))
-    for pattern in ("partial*", ".partial*", ".supernet*"):      # hidden ones were left behind by a kill while writing
+    for pattern in ("partial.json", "partial-*.safetensors", ".partial.json.*", ".partial-*.safetensors.*", ".supernet.*"):   # hidden ones: of a kill while writing
         for left in Path(folder).glob(pattern): left.unlink()
 
 Supernet.save = save
@@ -358,7 +364,9 @@ def load(
             f"is not of format {SUPERNET_VERSION}; calibrate again with this version")
     require(info.get("model") == denoiser.fingerprint, where,
             f"made for model {info.get('model')}, this one is {denoiser.fingerprint}; calibrate this model")
+    require(info.get("noise") == noise_schedule(denoiser.scheduler), where, "made for another noise schedule; calibrate with this one")
     net = Supernet(denoiser, tuple(info["bits"]), tuple(info["float_ops"]), weight_observer="minmax", split=info["split"])
+    net.observers = info["observers"]
     read_tensors(net, Path(f"{folder}/supernet.safetensors"), info["sha256"])
     net.settings = info["settings"]
     return net
