@@ -139,7 +139,7 @@ def check_manifest(
     where = f"{folder}/manifest.json"
     require(isinstance(m, dict) and m.get("format") == "tmpq_dm artifact", where, "is not an artifact of tmpq_dm; check the path")
     require(m.get("format_version") == ARTIFACT_VERSION, where,
-            f"format_version {m.get('format_version')}, this program reads {ARTIFACT_VERSION}; upgrade tmpq_dm")
+            f"format_version {m.get('format_version')}, this program reads {ARTIFACT_VERSION}; export again, or install the tmpq_dm that wrote it")
     require(set(m.get("sha256", ())) >= {"policy.json", "model.safetensors", "config.json", "scheduler_config.json"}, where,
             "lists too few files; export again")
     for name, expected in m["sha256"].items():
