@@ -10,7 +10,7 @@ _HOME = {
     "divergence": ("feature_divergence",),
     "grouping": ("quadratic_groups", "uniform_groups", "equal_groups"),
     "quantizer": ("Grid",),
-    "calibration": ("Supernet",),
+    "adaptation": ("Supernet",),
     "tiar": ("choose_cache", "temporal_error"),
     "fidelity": ("agreement", "calibrated_alone"),
     "cost": ("bitops", "macs", "size_bytes"),

@@ -57,7 +57,7 @@ def floating(net, policy)->dict:
     return {k: v.contiguous() for k, v in net.denoiser.model.state_dict().items() if k not in packed}
 
 # %% ../nbs/11_artifact.ipynb #cell-008
-ARTIFACT_VERSION = 2
+ARTIFACT_VERSION = 3
 
 def sha256(path)->str:
     "The checksum of a file."
@@ -110,6 +110,7 @@ def save_compressed(
     require(hasattr(model, "to_json_string"), f"model: {type(model).__name__}",
             "has no diffusers configuration; only diffusers models can be written")
     tensors = packed_weights(net, policy) | activation_grids(net, policy) | bias_shifts(net, policy) | floating(net, policy)
+    if net.fits is not None: tensors["output/fits"] = net.fits[list(policy.timesteps)]
     write_folder(folder, {"policy.json": json.dumps(policy.to_dict(), indent=1) + "\n", "model.safetensors": save(tensors),
                           "config.json": config_json(model), "scheduler_config.json": config_json(net.scheduler)})
 
@@ -199,4 +200,5 @@ def load_compressed(
     net = Supernet(den, bits or (8,), weights=weights, split=split)
     read_shifts(net, tensors)
     net.acts = read_grids(net, tensors, policy)
+    if (fits := tensors.get("output/fits")) is not None: net.fits = fits[nearest_known(torch.tensor(policy.timesteps), scheduler)]
     return net.set_policy(policy)

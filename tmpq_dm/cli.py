@@ -55,7 +55,7 @@ def get_supernet(
     bits=(4, 5, 6, 8), num_samples=256, iterations=150, seed=0,
 ):
     "Load a supernet, or calibrate one and save it to `folder`, where an interrupted calibration goes on."
-    from tmpq_dm.calibration import Supernet
+    from tmpq_dm.adaptation import Supernet
     if folder and (Path(folder)/"supernet.json").exists():
         net = Supernet.load(folder, den)
         require(set(bits) <= set(net.bits), f"{folder}/supernet.json",
@@ -110,7 +110,7 @@ def cmd_calibrate(a):
     free = not out.exists() or (out.is_dir() and (any((out/name).exists() for name in ("supernet.json", "partial.json")) or not any(out.iterdir())))
     require(free, a.out, "holds something else; choose an empty or new --out")
     den = open_denoiser(a.model)
-    from tmpq_dm.calibration import Supernet
+    from tmpq_dm.adaptation import Supernet
     net = Supernet(den, bits).calibrate(a.num_samples, a.iterations, a.seed, out=out)
     net.save(a.out)
     show(a, dict(out=a.out, bits=net.bits, **net.settings), f"{a.out}: {len(net.ops)} operations at {', '.join(map(str, net.bits))} bits")
@@ -180,7 +180,7 @@ def open_policy(a):
     "(denoiser or supernet to sample from, policy) for evaluate and export; MODEL may be a compressed model."
     from tmpq_dm.reference import open_denoiser
     from tmpq_dm.sampling import uniform_timesteps
-    from tmpq_dm.supernet import Supernet
+    from tmpq_dm.adaptation import Supernet
     if (Path(a.model)/"manifest.json").is_file():
         from tmpq_dm.artifact import load_compressed
         require(not a.policy, "--policy", f"{a.model} is a compressed model and has a policy of its own; leave --policy out, or name the original model")

@@ -12,7 +12,7 @@ from torch import Tensor
 from .metrics import Measure, measure
 from .policy import FP, Policy, require
 from .learning import units
-from .calibration import Supernet
+from .adaptation import Supernet
 from .supernet import ActSets, set_table
 
 # %% ../nbs/10a_fidelity.ipynb #cell-005
@@ -97,7 +97,7 @@ def surrogate_errors(
     ranges:int=5,         # of timesteps
 )->dict:                  # (operation, 0 or 1, precision) -> (ranges,) mean squared error of ε
     "The error of every operand and precision alone, all others in floating point."
-    float_table = {o.name: (FP, FP) for o in net.ops}
+    net.policy, net.fits, float_table = None, None, {o.name: (FP, FP) for o in net.ops}
     full, where, errors = eps(net, float_table, x, t), t * ranges // net.num_train_timesteps, {}
     require(len(where.unique()) == ranges, "surrogate", f"{len(t)} samples do not cover {ranges} ranges of the timesteps; give more")
     for op in net.quantized:

@@ -150,7 +150,7 @@ def learnables(
 def draw(
     net:Supernet, ops:list, rng:random.Random,
     level,              # a precision, or one for weights and one for activations
-    near:float=1.0,     # probability of an operand to be at that level
+    near:float=0.5,     # probability of an operand to be at that level
 )->dict:                # operation -> (bits, bits)
     "Random precisions for `ops`: each operand at `level`, or else at any precision. Those of the policy if only one is to be learned."
     if net.alone: return {o.name: net.alone[o.name] for o in ops}

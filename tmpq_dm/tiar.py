@@ -13,7 +13,7 @@ from torch import Tensor
 from .policy import Policy, require
 from .learning import draw, learn, release
 from .quantizer import OBSERVERS
-from .supernet import ActSets, Supernet, set_table
+from .supernet import ActSets, Supernet, set_table, settle
 from .temporal import TemporalBlock, feature_error, mean_error
 
 # %% ../nbs/08b_tiar.ipynb #cell-005
@@ -86,7 +86,7 @@ def use_cache(
 ):
     "Look temporal features up in full precision instead of computing them."
     for site in net.sites.values(): site.known = None
-    if timesteps is None: return
+    if timesteps is None: return settle(net)
     block, rows = TemporalBlock(net.denoiser), {int(t): i for i, t in enumerate(timesteps)}
     table = block(torch.tensor(list(rows)))
     def look_up(name):
@@ -95,6 +95,7 @@ def use_cache(
         require(not unknown, "cache", f"holds nothing for timesteps {unknown[:3]}; it was made for another schedule")
         return table[name][[rows[t] for t in asked]]
     for name in block.ops: net.sites[name].known = partial(look_up, name)
+    settle(net)
 
 def at_table(net, policy, k)->Tensor:
     "The temporal feature error at the timesteps that have one precision table."
