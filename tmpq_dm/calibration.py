@@ -71,7 +71,7 @@ def prepare(net, num_samples, fsc, policy):
     require(num_samples >= least, "num_samples", f"{num_samples} is too few to calibrate {len(net.bits)} precisions on; give at least {least}")
     require(fsc in ("none", "block", "all"), "fsc", f"{fsc!r} is unknown; choose none, block or all")
     require(policy is None or len(policy.tables) == 1, "policy", "its bits change with time; a calibration alone needs one table of bits")
-    net.alone, net.policy, net.fits, net.shared = policy and policy.bits(0), None, None, None
+    net.alone, net.policy, net.fits = policy and policy.bits(0), None, None
     net.knots = spread_knots(net) if fsc == "all" else Knots(net.scheduler)
     for site in net.sites.values(): site.known = None
     set_table(net, {o.name: (FP, FP) for o in net.ops})
@@ -82,7 +82,7 @@ def calibrate(
     iterations:int=150,       # of learning for each unit; 0 finds ranges and corrects biases only
     seed:int=0,
     near:float=0.5,           # share of the operands that have the same precision in an iteration; 0 draws each alone
-    adapt:int=96,             # samples on which the supernet adapts to every policy that is set; 0: it does not
+    adapt:bool=True,          # correct the steps of every policy that is set
     tiar:bool=True,           # learn the temporal block as a whole
     fsc:str="block",          # activation parameters for each timestep: 'none', in the temporal 'block', or at 'all' operations, for each of 20 knots
     times="uniform",          # timesteps of the calibration data: 'uniform', 'normal' or those of a schedule

@@ -6,7 +6,7 @@
 __all__ = ['Moment', 'moments', 'fit_step', 'apply', 'fit_outputs', 'take_back']
 
 # %% ../nbs/07a_correction.ipynb #cell-002
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from .sampling import ddim_step
@@ -42,11 +42,11 @@ def moments(
 def fit_step(
     scheduler, m:Moment,
     y:Tensor,           # (n, C, H, W) what the approximation says of m.x
+    target:Tensor,      # (n, C, H, W) the next sample as it should be
     pull:float=1e-6,    # weight of the squares of a - 1 and c
 )->Tensor:              # (2, C) slope a and offset c: a*y + c should be used in place of y
-    "What brings the next sample closest to that of full precision. A slope is kept between 1/2 and 2."
-    target = ddim_step(scheduler, m.y, m.x, m.t, m.t_next)
-    ac = torch.stack([torch.ones(y.shape[1]), (m.y - y).mean((0, 2, 3))]).requires_grad_()
+    "What brings the next sample closest to a target. A slope is kept between 1/2 and 2, an offset between -1 and 1."
+    ac = torch.stack([torch.ones(y.shape[1]), torch.zeros(y.shape[1])]).requires_grad_()
     opt = torch.optim.LBFGS([ac], max_iter=20, line_search_fn="strong_wolfe")
     def loss():
         opt.zero_grad()
@@ -55,21 +55,28 @@ def fit_step(
         l.backward()
         return l
     with torch.enable_grad(): opt.step(loss)
-    return torch.stack([ac.detach()[0].clamp(0.5, 2), ac.detach()[1]])
+    return torch.stack([ac.detach()[0].clamp(0.5, 2), ac.detach()[1].clamp(-1, 1)])
 
 def apply(y, ac):
     "Slope and offset, (2, C) or (2, B, C), for every channel."
     a, c = ac[..., None, None]
     return a * y + c
 
-# %% ../nbs/07a_correction.ipynb #cell-008
+# %% ../nbs/07a_correction.ipynb #cell-009
+@torch.no_grad()
 def fit_outputs(
     scheduler, found:list,   # from `moments`
-    outputs:list,            # what the approximation says at each of them
+    says,                    # function (Moment) -> what the approximation says there
 )->Tensor:                   # (num_train_timesteps, 2, C); a timestep that was not measured has the numbers of the nearest in log-SNR
-    "Slope and offset for every timestep."
-    fits = torch.stack([fit_step(scheduler, m, y) for m, y in zip(found, outputs)])
-    return fits[nearest_known(torch.tensor([m.t for m in found]), scheduler)]
+    "Slope and offset for every timestep, along the approximation's own trajectory."
+    x, fits = found[0].x, []
+    for m, after in zip(found, [*found[1:], None]):
+        target, here = after.x if after else ddim_step(scheduler, m.y, m.x, m.t, m.t_next), replace(m, x=x)
+        y = says(here)
+        neutral = torch.stack([torch.ones(y.shape[1]), torch.zeros(y.shape[1])])
+        fits.append(torch.lerp(neutral, fit_step(scheduler, here, y, target), scheduler.alphas_cumprod[m.t].sqrt().item()))
+        x = ddim_step(scheduler, apply(y, fits[-1]), x, m.t, m.t_next)
+    return torch.stack(fits)[nearest_known(torch.tensor([m.t for m in found]), scheduler)]
 
 def take_back(
     y:Tensor,      # (B, C, H, W) output of the approximation

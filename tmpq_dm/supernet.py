@@ -199,7 +199,6 @@ class Supernet:
         self.weights = weights or {o.name: WeightSets(self.sites[o.name].full, self.bits, weight_observer) for o in self.quantized if not o.product}
         self.acts = {}      # (operation, operand) -> ActSets, filled by calibration
         self.fits = None    # what is done to its outputs at each timestep, from `fit_outputs`
-        self.shared = None  # what calibration found, where a policy has changed it since
         self.shifts = {o.name: torch.zeros(2, len(self.bits), o.weight_shape[0]) for o in self.quantized if not o.product}   # see `bias_at`
 
     ops = property(lambda self: self.denoiser.ops)
@@ -298,6 +297,7 @@ def set_step(
 def settle(net):
     "Adapt to the policy that is set, if the calibration says so."
     if net.settings.get("adapt"): net.adapt()      # from `tmpq_dm.adaptation`
+    elif net.settings: net.fits = None             # an artifact, which has no settings, keeps its own
 
 Supernet.set_policy, Supernet.set_step = set_policy, set_step
 
@@ -356,7 +356,6 @@ def save(
 ):
     "Write the calibration: `supernet.json` and `supernet.safetensors`."
     require(self.acts, "supernet", "is not calibrated; there is nothing to save")
-    if self.shared: self.unadapt()
     sha256 = write_tensors(self, f"{folder}/supernet.safetensors")
     write_json(f"{folder}/supernet.json", dict(format_version=SUPERNET_VERSION, **identity(self), settings=self.settings, sha256=sha256))
     for pattern in ("partial.json", "partial-*.safetensors", ".partial.json.*", ".partial-*.safetensors.*", ".supernet.*"):   # hidden ones: of a kill while writing
