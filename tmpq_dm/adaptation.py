@@ -24,9 +24,10 @@ def adapt(
     self.fits = fit_outputs(self.scheduler, found, lambda m: said(self, m))
     set_table(self, self.policy.bits(0))
 
+Supernet.adapt = adapt
+Supernet.adapting = property(lambda net: 2 * IMAGES if net.settings.get("adapt") else 0, doc="As many images' runs of the network does setting a policy take.")
+
 def said(net, m):
     "What a network says at a moment."
     net.set_step(m.step, m.t)
     return net(m.x, m.t)
-
-Supernet.adapt = adapt

@@ -344,7 +344,7 @@ def add_search_options(p):
     p.add_argument("--preset", default="default", choices=("default", "published"), help="our search, or the recipe of the paper")
     p.add_argument("--population", type=count, help="individuals in a generation (default: the preset's)")
     p.add_argument("--generations", type=count, help="generations (default: the preset's)")
-    p.add_argument("--max-calls", type=count, default=100_000, help="images x steps that the search may spend (default %(default)s)")
+    p.add_argument("--max-calls", type=count, default=100_000, help="calls of the denoiser (images x steps) that the search may spend (default %(default)s)")
     p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; the default search judges its best few on four times as many, unless by trajectory error (default %(default)s)")
     add_calibration_options(p)
 

@@ -76,7 +76,7 @@ class Record:
     def get(self, genome, num_images): return self.known.get((tuple(genome), num_images))
 
     def add(self, **entry):
-        "Keep one evaluation: genome, num_images, fitness, bitops, calls. Raises `TmpqError` when the disk is full; earlier entries stay."
+        "Keep one evaluation: genome, num_images, fitness, bitops, calls, steps. Raises `TmpqError` when the disk is full; earlier entries stay."
         entry |= dict(fitness=entry["fitness"] if math.isfinite(entry["fitness"]) else None)
         if self.file:
             try:

@@ -20,7 +20,7 @@ def heat(entries, num_images)->list:
 
 def steps_of(entry)->int:
     "Number of steps of an evaluation."
-    return entry["calls"] // entry["num_images"]
+    return entry.get("steps", entry["calls"] // entry["num_images"])      # older runs do not say; they counted images only
 
 # %% ../nbs/14_report.ipynb #cell-006
 def plot_front(

@@ -51,18 +51,18 @@ class Evaluator:
     "Fitness of genomes, from the record or by sampling, within an allowance of calls."
     def __init__(self,
         space:SearchSpace, fitness, record:Record,
-        max_calls:int,   # images × steps in all
+        max_calls:int,   # of the denoiser, in all: images × steps
         bar=None,        # tqdm bar over the calls
     ):
         self.space, self.fitness, self.record, self.max_calls, self.bar = space, fitness, record, max_calls, bar
-        self.most_images = len(getattr(fitness, "noise", ()))
+        self.most_images, self.adapting = len(getattr(fitness, "noise", ())), getattr(space.net, "adapting", 0)
         self.cost, self.calls, self.seconds, self.order = CostModel(space.net), getattr(fitness, "calls_made", 0), 0.0, {}
 
     def __call__(self, genome, num_images)->float:
         key = (tuple(genome), num_images)
         if key not in self.order:
             policy = self.space.decode(genome)
-            calls = num_images * len(policy)
+            calls = (num_images + self.adapting) * len(policy)
             if self.calls + calls > self.max_calls: raise Spent
             self.order[key] = self.record.get(*key) or self.measure(genome, policy, num_images, calls)
             self.calls += calls
@@ -73,7 +73,7 @@ class Evaluator:
         started = time.perf_counter()
         value = float(self.fitness(self.space.net, policy, num_images))
         self.seconds += time.perf_counter() - started
-        return self.record.add(genome=list(genome), num_images=num_images, fitness=value, bitops=self.cost.bitops(policy), calls=calls)
+        return self.record.add(genome=list(genome), num_images=num_images, fitness=value, bitops=self.cost.bitops(policy), calls=calls, steps=len(policy))
 
     def show(self, calls):
         best = self.best(1)
@@ -190,8 +190,9 @@ def next_generation(ev, budget, rng, num_images, population, parents, fit, vary,
 def for_last_heat(ev, num_images, places)->float:
     "Calls to judge `places` policies on all images, at most a third of the allowance; 0 if that is not enough for two, or there are no more images than before, or no limit."
     if ev.most_images <= num_images or math.isinf(ev.max_calls): return 0
-    calls = min(places * ev.most_images * ev.space.steps[1], ev.max_calls / 3)
-    return calls if calls >= 2 * ev.most_images * ev.space.steps[0] else 0
+    each = ev.most_images + ev.adapting
+    calls = min(places * each * ev.space.steps[1], ev.max_calls / 3)
+    return calls if calls >= 2 * each * ev.space.steps[0] else 0
 
 @contextmanager
 def reserved(ev, calls):
@@ -263,7 +264,7 @@ def search(
     out=None,              # folder of the run; None: in memory
     preset:str="default",  # 'default' or 'published'
     num_images:int=None,   # for an evaluation; all that the fitness has, if None; if it has more, the default judges the best few on all
-    max_calls:int=None,    # images × steps that may be spent; None: no limit, `generations` ends the search
+    max_calls:int=None,    # calls of the denoiser (images × steps) that may be spent; None: no limit, `generations` ends the search
     population:int=None, generations:int=None,   # the preset's if None
     seed:int=0,
     progress:bool=True,
