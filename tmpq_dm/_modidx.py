@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'tmpq_dm'},
   'syms': { 'tmpq_dm.adaptation': { 'tmpq_dm.adaptation.adapt': ('adaptation.html#adapt', 'tmpq_dm/adaptation.py'),
+                                    'tmpq_dm.adaptation.adapting_calls': ('adaptation.html#adapting_calls', 'tmpq_dm/adaptation.py'),
                                     'tmpq_dm.adaptation.said': ('adaptation.html#said', 'tmpq_dm/adaptation.py')},
             'tmpq_dm.artifact': { 'tmpq_dm.artifact.PackedWeight': ('artifact.html#packedweight', 'tmpq_dm/artifact.py'),
                                   'tmpq_dm.artifact.PackedWeight.__init__': ('artifact.html#packedweight.__init__', 'tmpq_dm/artifact.py'),
@@ -66,6 +67,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'tmpq_dm.correction.fit_outputs': ('correction.html#fit_outputs', 'tmpq_dm/correction.py'),
                                     'tmpq_dm.correction.fit_step': ('correction.html#fit_step', 'tmpq_dm/correction.py'),
                                     'tmpq_dm.correction.moments': ('correction.html#moments', 'tmpq_dm/correction.py'),
+                                    'tmpq_dm.correction.neutral': ('correction.html#neutral', 'tmpq_dm/correction.py'),
                                     'tmpq_dm.correction.take_back': ('correction.html#take_back', 'tmpq_dm/correction.py')},
             'tmpq_dm.cost': { 'tmpq_dm.cost.Budget': ('cost.html#budget', 'tmpq_dm/cost.py'),
                               'tmpq_dm.cost.Budget.resolve': ('cost.html#budget.resolve', 'tmpq_dm/cost.py'),

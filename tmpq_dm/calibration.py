@@ -6,12 +6,12 @@
 __all__ = ['keep', 'pick_up', 'calibrate_unit', 'prepare', 'calibrate']
 
 # %% ../nbs/08c_calibration.ipynb #cell-002
-import json, random
+import json, random, torch
 from pathlib import Path
 from torch import Tensor
 from tqdm.auto import tqdm
 from .policy import FP, Policy, read_json, require, write_json
-from .learning import Unit, correct_bias, draw, find_ranges, level_rows, observe_unit, reconstruct, units
+from .learning import Unit, correct_bias, draw, find_ranges, level_rows, observe_unit, reconstruct, run_on, units
 from .sampling import calibration_data
 from .supernet import SUPERNET_VERSION, Supernet, identity, read_tensors, set_table, spread_knots, write_tensors
 from .temporal import Knots
@@ -52,13 +52,14 @@ def calibrate_unit(
     done:list,                   # operations that are calibrated already
 )->float:                        # relative error of the unit's output
     "Find the ranges of one unit, reconstruct it on inputs from the quantized prefix, take its mean error back."
-    *full, target = observe_unit(net.denoiser.model, path, x, t)
     levels_of = list(level_rows(net, len(x)).items())[:1 if net.alone else None]
     parts = [(b, slice(k, min(k + 32, rows.stop))) for b, rows in levels_of for k in range(rows.start, rows.stop, 32)]
     args, kwargs, _ = observe_unit(net.model, path, x, t, [rows for _, rows in parts],
                                    lambda i: set_table(net, draw(net, done, rng, parts[i][0], near)))
     set_table(net, {o.name: (FP, FP) for o in net.ops})
-    unit = Unit(net.model.get_submodule(path), ops, args, kwargs, full, target, t, [o for o in done if o.name.startswith(path + ".")])
+    module = net.model.get_submodule(path)
+    with torch.no_grad(): target = torch.cat([run_on(module, slice(k, k + 32), args, kwargs) for k in range(0, len(x), 32)])
+    unit = Unit(module, ops, args, kwargs, target, t, [o for o in done if o.name.startswith(path + ".")])
     find_ranges(net, unit)
     error = reconstruct(net, unit, iterations, rng, near)
     correct_bias(net, unit)
@@ -70,6 +71,7 @@ def prepare(net, num_samples, fsc, policy):
     least = max(32, 8 * len(net.bits))
     require(num_samples >= least, "num_samples", f"{num_samples} is too few to calibrate {len(net.bits)} precisions on; give at least {least}")
     require(fsc in ("none", "block", "all"), "fsc", f"{fsc!r} is unknown; choose none, block or all")
+    if policy: policy.check(net, bits=net.bits)
     require(policy is None or len(policy.tables) == 1, "policy", "its bits change with time; a calibration alone needs one table of bits")
     net.alone, net.policy, net.fits = policy and policy.bits(0), None, None
     net.knots = spread_knots(net) if fsc == "all" else Knots(net.scheduler)
@@ -81,7 +83,7 @@ def calibrate(
     num_samples:int=256,      # pairs (x_t, t) of calibration data
     iterations:int=150,       # of learning for each unit; 0 finds ranges and corrects biases only
     seed:int=0,
-    near:float=0.5,           # share of the operands that have the same precision in an iteration; 0 draws each alone
+    near:float=0.5,           # share of the operands that have the level's precision in an iteration, the others draw theirs; 0: all draw
     adapt:bool=True,          # correct the steps of every policy that is set
     tiar:bool=True,           # learn the temporal block as a whole
     fsc:str="block",          # activation parameters for each timestep: 'none', in the temporal 'block', or at 'all' operations, for each of 20 knots

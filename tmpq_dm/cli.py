@@ -231,7 +231,7 @@ def demo_args(quick, out, seed)->argparse.Namespace:
     "The settings of a search as `tmpq-dm search reference` would have them; small with --quick."
     common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, fitness=None, preset="default", population=None, generations=None,
                   budget_bitops="0.1")
-    size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_calls=8_000) if quick else
+    size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_calls=16_000) if quick else
             dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_calls=80_000))
     return argparse.Namespace(**common, **size)
 

@@ -97,7 +97,8 @@ def surrogate_errors(
     ranges:int=5,         # of timesteps
 )->dict:                  # (operation, 0 or 1, precision) -> (ranges,) mean squared error of ε
     "The error of every operand and precision alone, all others in floating point."
-    net.policy, net.fits, float_table = None, None, {o.name: (FP, FP) for o in net.ops}
+    net.policy, net.fits, float_table, shifts = None, None, {o.name: (FP, FP) for o in net.ops}, net.shifts
+    net.shifts = {n: torch.zeros_like(s) for n, s in shifts.items()}        # they make up for errors of other operands
     full, where, errors = eps(net, float_table, x, t), t * ranges // net.num_train_timesteps, {}
     require(len(where.unique()) == ranges, "surrogate", f"{len(t)} samples do not cover {ranges} ranges of the timesteps; give more")
     for op in net.quantized:
@@ -106,6 +107,7 @@ def surrogate_errors(
                 pair = (b, FP) if i == 0 else (FP, b)
                 error = (eps(net, float_table | {op.name: pair}, x, t) - full).flatten(1).pow(2).mean(1)
                 errors[op.name, i, b] = torch.stack([error[where == r].mean() for r in range(ranges)])
+    net.shifts = shifts
     set_table(net, float_table)
     return errors
 
@@ -120,6 +122,7 @@ def surrogate(
     policy:Policy,
 )->float:
     "The sum over the operands and timesteps of a policy."
+    policy.check(net, bits=net.bits)
     ranges, total = len(next(iter(errors.values()))), 0.0
     for step, t in enumerate(policy.timesteps):
         r = t * ranges // net.num_train_timesteps

@@ -86,8 +86,7 @@ class Unit:
     ops:list           # its quantized operations
     args:list          # inputs from the quantized prefix
     kwargs:dict
-    full:tuple         # (args, kwargs) in full precision
-    target:Tensor      # output in full precision
+    target:Tensor      # output in full precision on these inputs
     t:Tensor           # timesteps of the samples
     inner:list         # operations inside that are calibrated already: those of the temporal block
 
@@ -150,7 +149,7 @@ def learnables(
 def draw(
     net:Supernet, ops:list, rng:random.Random,
     level,              # a precision, or one for weights and one for activations
-    near:float=0.5,     # probability of an operand to be at that level
+    near:float=0.5,     # probability of an operand to be at that level; otherwise it draws
 )->dict:                # operation -> (bits, bits)
     "Random precisions for `ops`: each operand at `level`, or else at any precision. Those of the policy if only one is to be learned."
     if net.alone: return {o.name: net.alone[o.name] for o in ops}
@@ -255,10 +254,10 @@ def ends(
     net:Supernet, unit:Unit,
 )->list:           # names of layers
     "The layers whose output is added, channel by channel, to what leaves the unit; in full precision."
-    plain, found = run_on(unit.module, slice(0, 2), *unit.full), []
+    plain, found = run_on(unit.module, slice(0, 2), unit.args, unit.kwargs), []
     def moved(name, by):
         def push(n, layer, x, y): return y + by * by_channels(y, 1 - torch.arange(y.shape[1 if y.dim() == 4 else -1]) % 2)
-        with watching(net.model, [name], push): return run_on(unit.module, slice(0, 2), *unit.full) - plain
+        with watching(net.model, [name], push): return run_on(unit.module, slice(0, 2), unit.args, unit.kwargs) - plain
     for name in [o.name for o in unit.ops if not o.product]:
         up, down = moved(name, 1.0), moved(name, -1.0)
         still = up.movedim(1 if up.dim() == 4 else -1, 0)[1::2]     # channels that were not pushed; none if there is one channel
@@ -273,7 +272,7 @@ def weight_shifts(
     "Put into `net.shifts` what each precision of each weight takes from the mean of its output."
     def hook(name, site, x, y):
         for i, b in enumerate(net.bits): net.shifts[name][0, i] = channel_means(site.run(x, site.full - net.weights[name].hard(b), None))
-    with watching(net.model, layers, hook): run_on(unit.module, slice(None), *unit.full)
+    with watching(net.model, layers, hook): run_on(unit.module, slice(None), unit.args, unit.kwargs)
 
 @torch.no_grad()
 def correct_bias(
@@ -289,7 +288,7 @@ def correct_bias(
     for i, b, rows in [(slice(None), None, slice(None))] if net.alone else by_level:
         def note(name, site, x, y): means[name] = channel_means(y)
         def shift(name, site, x, y): net.shifts[name][1, i] = means[name] - channel_means(y)
-        with watching(net.model, layers, note): run_on(unit.module, rows, *unit.full)
+        with watching(net.model, layers, note): run_on(unit.module, rows, unit.args, unit.kwargs)
         set_table(net, table_at(net, unit.ops, b))
         with watching(net.model, layers, shift): unit.run(net, rows, b)
         release(net, unit.ops + unit.inner)

@@ -352,7 +352,7 @@ class Fitness:
         self.real_pairs = pairs_mean(statistics["features"]) if name == "kid" else None
 
     def calls(self, policy, num_images=None):
-        "Images × steps: what one evaluation costs."
+        "Images × steps: what one evaluation costs, without the adaptation of a supernet."
         return (num_images or len(self.noise)) * len(policy)
 
     def __call__(self,

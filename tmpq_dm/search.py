@@ -55,14 +55,14 @@ class Evaluator:
         bar=None,        # tqdm bar over the calls
     ):
         self.space, self.fitness, self.record, self.max_calls, self.bar = space, fitness, record, max_calls, bar
-        self.most_images, self.adapting = len(getattr(fitness, "noise", ())), getattr(space.net, "adapting", 0)
+        self.most_images, self.adapting = len(getattr(fitness, "noise", ())), getattr(space.net, "adapting_calls", lambda steps: 0)
         self.cost, self.calls, self.seconds, self.order = CostModel(space.net), getattr(fitness, "calls_made", 0), 0.0, {}
 
     def __call__(self, genome, num_images)->float:
         key = (tuple(genome), num_images)
         if key not in self.order:
             policy = self.space.decode(genome)
-            calls = (num_images + self.adapting) * len(policy)
+            calls = num_images * len(policy) + self.adapting(len(policy))
             if self.calls + calls > self.max_calls: raise Spent
             self.order[key] = self.record.get(*key) or self.measure(genome, policy, num_images, calls)
             self.calls += calls
@@ -173,7 +173,7 @@ def default(
             yield
             seen.update(genomes)
             genomes = next_generation(ev, budget, rng, num_images, population, parents, fit, vary, seen)
-    for g in ev.best(finalists, num_images) if ev.most_images > num_images else (): ev(tuple(g), ev.most_images)
+    for g in ev.best(finalists, min(num_images, ev.images())) if ev.most_images > num_images else (): ev(tuple(g), ev.most_images)
     yield
 
 def next_generation(ev, budget, rng, num_images, population, parents, fit, vary, seen)->list:
@@ -190,9 +190,9 @@ def next_generation(ev, budget, rng, num_images, population, parents, fit, vary,
 def for_last_heat(ev, num_images, places)->float:
     "Calls to judge `places` policies on all images, at most a third of the allowance; 0 if that is not enough for two, or there are no more images than before, or no limit."
     if ev.most_images <= num_images or math.isinf(ev.max_calls): return 0
-    each = ev.most_images + ev.adapting
-    calls = min(places * each * ev.space.steps[1], ev.max_calls / 3)
-    return calls if calls >= 2 * each * ev.space.steps[0] else 0
+    least, most = (ev.most_images * n + ev.adapting(n) for n in ev.space.steps)
+    calls = min(places * most, ev.max_calls / 3)
+    return calls if calls >= 2 * least else 0
 
 @contextmanager
 def reserved(ev, calls):

@@ -296,8 +296,13 @@ def set_step(
 
 def settle(net):
     "Adapt to the policy that is set, if the calibration says so."
-    if net.settings.get("adapt"): net.adapt()      # from `tmpq_dm.adaptation`
-    elif net.settings: net.fits = None             # an artifact, which has no settings, keeps its own
+    if not net.settings.get("adapt") or not net.policy:
+        if net.settings: net.fits = None           # an artifact, which has no settings, keeps its own
+        return
+    try: net.adapt()                               # from `tmpq_dm.adaptation`
+    except BaseException:
+        net.policy = None                          # interrupted: the next call must not take it for done
+        raise
 
 Supernet.set_policy, Supernet.set_step = set_policy, set_step
 
@@ -312,7 +317,7 @@ def nbytes(
 Supernet.nbytes = property(nbytes)
 
 # %% ../nbs/08_supernet.ipynb #cell-036
-SUPERNET_VERSION = 2
+SUPERNET_VERSION = 3
 
 def identity(net)->dict:
     "What a calibration belongs to."
