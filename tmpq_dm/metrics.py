@@ -143,7 +143,7 @@ def frechet(
     mu, sigma = statistics["mu"], statistics["sigma"]
     return measure("FD∞" if corrected else "FD", lambda keep: frechet_distance(*moments(features[keep]), mu, sigma), len(features), corrected)
 
-# %% ../nbs/10_metrics.ipynb #cell-040
+# %% ../nbs/10_metrics.ipynb #cell-044
 def kernel_sum(
     x:Tensor,    # (n, d)
     y:Tensor,    # (m, d)
@@ -159,7 +159,7 @@ def pairs_mean(
     own = ((x.double().square().sum(1) / x.shape[1] + 1)**3).sum().item()
     return (kernel_sum(x, x) - own) / (len(x) * (len(x) - 1))
 
-# %% ../nbs/10_metrics.ipynb #cell-041
+# %% ../nbs/10_metrics.ipynb #cell-045
 def kernel_distance(
     x:Tensor,             # (n, d) features of generated images
     y:Tensor,             # (m, d) features of real images
@@ -169,7 +169,7 @@ def kernel_distance(
     y_pairs = pairs_mean(y) if y_pairs is None else y_pairs
     return pairs_mean(x) + y_pairs - 2 * kernel_sum(x, y) / (len(x) * len(y))
 
-# %% ../nbs/10_metrics.ipynb #cell-042
+# %% ../nbs/10_metrics.ipynb #cell-046
 def kernel(
     features:Tensor,        # (n, d) of generated images
     real_features:Tensor,   # (m, d)
@@ -179,7 +179,7 @@ def kernel(
     y_pairs = pairs_mean(real_features)
     return measure("KD", lambda keep: kernel_distance(features[keep], real_features, y_pairs), len(features))
 
-# %% ../nbs/10_metrics.ipynb #cell-048
+# %% ../nbs/10_metrics.ipynb #cell-052
 def classifier_score_of(
     logits:Tensor,   # (n, classes), before softmax
 )->float:
@@ -195,7 +195,7 @@ def classifier_score(
     require_finite(logits, "logits")
     return measure("CS", lambda keep: classifier_score_of(logits[keep]), len(logits))
 
-# %% ../nbs/10_metrics.ipynb #cell-052
+# %% ../nbs/10_metrics.ipynb #cell-056
 def inside(
     x:Tensor,       # (n, d) points
     region:Tensor,  # (m, d) points that span the region
@@ -205,7 +205,7 @@ def inside(
     radius = torch.cat([torch.cdist(rows, region).kthvalue(k + 1, dim=1).values for rows in region.split(512)])   # the nearest is the point itself
     return torch.cat([(torch.cdist(rows, region) <= radius).any(1) for rows in x.split(512)]).float()
 
-# %% ../nbs/10_metrics.ipynb #cell-053
+# %% ../nbs/10_metrics.ipynb #cell-057
 def precision_recall(
     features:Tensor,        # (n, d) of generated images
     real_features:Tensor,   # (m, d)
@@ -215,7 +215,7 @@ def precision_recall(
     require_finite(features, "features")
     return mean_measure("precision", inside(features, real_features, k)), mean_measure("recall", inside(real_features, features, k))
 
-# %% ../nbs/10_metrics.ipynb #cell-057
+# %% ../nbs/10_metrics.ipynb #cell-061
 def relative_errors(
     images:Tensor,             # (n, C, H, W)
     reference_images:Tensor,   # (n, C, H, W) from the same noise
@@ -231,7 +231,7 @@ def trajectory_error(
     require(images.shape == reference_images.shape, "images", f"shape {tuple(images.shape)} is not the reference's {tuple(reference_images.shape)}")
     return mean_measure("trajectory error", relative_errors(require_finite(images, "images"), reference_images))
 
-# %% ../nbs/10_metrics.ipynb #cell-060
+# %% ../nbs/10_metrics.ipynb #cell-064
 def read_arrays(
     path,      # .npz or .safetensors
 )->dict:       # name -> tensor
@@ -245,7 +245,7 @@ def read_arrays(
         with np.load(path, allow_pickle=False) as z: return {k: torch.from_numpy(z[k]) for k in z.files if z[k].dtype.kind in "fiu"}
     except Exception as e: raise TmpqError(f"{path}: neither npz nor safetensors of numbers ({type(e).__name__}); save mu and sigma again") from None
 
-# %% ../nbs/10_metrics.ipynb #cell-061
+# %% ../nbs/10_metrics.ipynb #cell-065
 def real_statistics(
     path,      # .npz or .safetensors with 'mu' and 'sigma', perhaps 'n' and 'features'
 )->dict:       # 'mu' and 'sigma' in double precision; 'n' and 'features' if the file has them
@@ -263,7 +263,7 @@ def real_statistics(
             f"{tuple(f.shape)} are not finite or do not fit mu {tuple(mu.shape)}; expected (n, d)")
     return dict(mu=mu, sigma=sigma, **extra, features=f.float())
 
-# %% ../nbs/10_metrics.ipynb #cell-066
+# %% ../nbs/10_metrics.ipynb #cell-070
 def generate(
     net,                  # a supernet, or a `Denoiser` for full precision
     policy:Policy,
@@ -275,7 +275,7 @@ def generate(
     if hasattr(net, "set_policy"): net.set_policy(policy)
     return sample(net, policy.timesteps, noise, batch_size=batch_size, progress=progress)
 
-# %% ../nbs/10_metrics.ipynb #cell-067
+# %% ../nbs/10_metrics.ipynb #cell-071
 def feature_measures(
     images:Tensor,      # (n, C, H, W)
     features,           # feature network; with `logits` if it classifies
@@ -292,7 +292,7 @@ def feature_measures(
     if hasattr(features, "logits"): out |= dict(cs=classifier_score(extract(features.logits, images)))
     return out
 
-# %% ../nbs/10_metrics.ipynb #cell-068
+# %% ../nbs/10_metrics.ipynb #cell-072
 def evaluate(
     net,                       # a supernet, or a `Denoiser` for full precision
     policy:Policy,
@@ -316,7 +316,7 @@ def evaluate(
     reference = sample(den, timesteps_reference or uniform_timesteps(100, den.num_train_timesteps), noise, batch_size=batch_size, progress=progress)
     return out | dict(trajectory=trajectory_error(images, reference))
 
-# %% ../nbs/10_metrics.ipynb #cell-071
+# %% ../nbs/10_metrics.ipynb #cell-075
 def paired_frechet(
     x:Tensor,           # (n, d) features of a policy's images
     reference:Tensor,   # (N, d) of full precision's; the first n from the same noise
@@ -327,7 +327,7 @@ def paired_frechet(
     values, axes = torch.linalg.eigh(sigma.double())
     return frechet_distance(mu, axes * values.clamp(min=0) @ axes.T, statistics["mu"], statistics["sigma"])
 
-# %% ../nbs/10_metrics.ipynb #cell-074
+# %% ../nbs/10_metrics.ipynb #cell-078
 SCORES = dict(
     paired=lambda f, images: paired_frechet(extract(f.features, images), f.reference, f.statistics),
     frechet=lambda f, images: frechet_distance(*moments(extract(f.features, images)), f.statistics["mu"], f.statistics["sigma"]),
@@ -335,7 +335,7 @@ SCORES = dict(
     trajectory=lambda f, images: relative_errors(images, f.reference[:len(images)]).double().mean().item())
 SCORES["is"] = lambda f, images: -classifier_score_of(extract(f.features.logits, images))
 
-# %% ../nbs/10_metrics.ipynb #cell-075
+# %% ../nbs/10_metrics.ipynb #cell-079
 class Fitness:
     "A number to minimise, for a network and a policy; made by `make_fitness`."
     def __init__(self,
@@ -369,7 +369,7 @@ class Fitness:
         self.failed += not math.isfinite(score)
         return score if math.isfinite(score) else math.inf
 
-# %% ../nbs/10_metrics.ipynb #cell-076
+# %% ../nbs/10_metrics.ipynb #cell-080
 def make_fitness(
     name:str,                  # 'paired', 'frechet', 'kid', 'is' or 'trajectory'
     den,                       # the full-precision `Denoiser`
