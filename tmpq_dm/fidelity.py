@@ -99,16 +99,18 @@ def surrogate_errors(
     "The error of every operand and precision alone, all others in floating point."
     net.policy, net.fits, float_table, shifts = None, None, {o.name: (FP, FP) for o in net.ops}, net.shifts
     net.shifts = {n: torch.zeros_like(s) for n, s in shifts.items()}        # they make up for errors of other operands
-    full, where, errors = eps(net, float_table, x, t), t * ranges // net.num_train_timesteps, {}
-    require(len(where.unique()) == ranges, "surrogate", f"{len(t)} samples do not cover {ranges} ranges of the timesteps; give more")
-    for op in net.quantized:
-        for i in (0, 1):
-            for b in net.bits:
-                pair = (b, FP) if i == 0 else (FP, b)
-                error = (eps(net, float_table | {op.name: pair}, x, t) - full).flatten(1).pow(2).mean(1)
-                errors[op.name, i, b] = torch.stack([error[where == r].mean() for r in range(ranges)])
-    net.shifts = shifts
-    set_table(net, float_table)
+    try:
+        full, where, errors = eps(net, float_table, x, t), t * ranges // net.num_train_timesteps, {}
+        require(len(where.unique()) == ranges, "surrogate", f"{len(t)} samples do not cover {ranges} ranges of the timesteps; give more")
+        for op in net.quantized:
+            for i in (0, 1):
+                for b in net.bits:
+                    pair = (b, FP) if i == 0 else (FP, b)
+                    error = (eps(net, float_table | {op.name: pair}, x, t) - full).flatten(1).pow(2).mean(1)
+                    errors[op.name, i, b] = torch.stack([error[where == r].mean() for r in range(ranges)])
+    finally:
+        net.shifts = shifts
+        set_table(net, float_table)
     return errors
 
 def eps(net, table, x, t):
