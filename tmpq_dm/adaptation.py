@@ -8,7 +8,7 @@ __all__ = ['IMAGES', 'adapt', 'adapting_calls', 'said']
 # %% ../nbs/08d_adaptation.ipynb #cell-002
 import torch
 from .sampling import paired_noise
-from .correction import MOST_STEPS, fit_outputs, moments
+from .correction import MOST_STEPS, fit_outputs, walk
 from .supernet import set_table
 from .calibration import Supernet
 
@@ -21,7 +21,7 @@ def adapt(
 ):
     "Find what corrects each step of the policy that is set: full precision draws `IMAGES` images, and the policy draws them after it."
     self.fits = None
-    found = moments(self.denoiser, self.policy.timesteps, paired_noise(IMAGES, self.shape, seed=55_555))
+    found = walk(self.denoiser, self.policy.timesteps, paired_noise(IMAGES, self.shape, seed=55_555))
     self.fits = fit_outputs(self.scheduler, found, lambda m: said(self, m))
     set_table(self, self.policy.bits(0))
 

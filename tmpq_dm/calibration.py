@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .policy import FP, Policy, read_json, require, write_json
 from .learning import Unit, correct_bias, draw, find_ranges, level_rows, observe_unit, reconstruct, run_on, units
 from .sampling import calibration_data
-from .supernet import SUPERNET_VERSION, Supernet, identity, read_tensors, set_table, spread_knots, write_tensors
+from .supernet import SUPERNET_VERSION, Supernet, forget, identity, read_tensors, set_table, spread_knots, write_tensors
 from .temporal import Knots
 from .tiar import calibrate_block
 
@@ -75,7 +75,7 @@ def prepare(net, num_samples, fsc, policy):
     require(policy is None or len(policy.tables) == 1, "policy", "its bits change with time; a calibration alone needs one table of bits")
     net.alone, net.policy, net.fits = policy and policy.bits(0), None, None
     net.knots = spread_knots(net) if fsc == "all" else Knots(net.scheduler)
-    for site in net.sites.values(): site.known = None
+    forget(net)
     set_table(net, {o.name: (FP, FP) for o in net.ops})
 
 def calibrate(

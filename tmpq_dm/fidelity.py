@@ -19,9 +19,10 @@ from .supernet import ActSets, set_table
 def kendall(
     a:Tensor, b:Tensor,   # (..., policies) scores
 )->Tensor:                # (...)
-    "Kendall's τ: the share of pairs in the same order, minus that of pairs in the opposite one."
+    "Kendall's τ (a): the share of pairs in the same order, minus that of pairs in the opposite one."
     i, j = torch.triu_indices(a.shape[-1], a.shape[-1], 1)
-    return ((a[..., i] - a[..., j]).sign() * (b[..., i] - b[..., j]).sign()).mean(-1)
+    order = lambda x: (x[..., i] > x[..., j]).double() - (x[..., i] < x[..., j]).double()      # not a difference: scores may be infinite
+    return (order(a) * order(b)).mean(-1)
 
 def regret(
     scores:Tensor,        # (policies,) what chooses; lower is better
@@ -81,7 +82,7 @@ def block_outputs(model, paths, x, t)->dict:   # path -> output
     return seen
 
 def block_loss(
-    net:Supernet,      # set to a policy
+    net:Supernet,      # set to a policy; of several precision tables the one that is set
     x:Tensor, t:Tensor,
 )->float:
     "The relative errors of all blocks on samples, summed."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OPERANDS', 'SUPERNET_VERSION', 'ActSets', 'passthrough', 'Scratch', 'integer_port', 'Clock', 'timed_port',
            'QuantLayer', 'Products', 'inside', 'with_ports', 'operands', 'ports_of', 'Supernet', 'set_layer', 'bias_at',
-           'input_factor', 'port_of', 'set_product', 'set_table', 'set_policy', 'set_step', 'settle', 'nbytes',
-           'identity', 'noise_schedule', 'spread_knots', 'write_tensors', 'read_tensors', 'save', 'load']
+           'input_factor', 'port_of', 'set_product', 'set_table', 'set_policy', 'forget', 'set_step', 'settle',
+           'nbytes', 'identity', 'noise_schedule', 'spread_knots', 'write_tensors', 'read_tensors', 'save', 'load']
 
 # %% ../nbs/08_supernet.ipynb #cell-002
 import copy, hashlib, math
@@ -279,12 +279,15 @@ def set_policy(
     require(self.acts or all(b == FP for table in policy.tables for pair in table.values() for b in pair), "supernet", "is not calibrated; call .calibrate() or load a calibrated one")
     wrong = [n for n in self.float_ops if any(table[n] != (FP, FP) for table in policy.tables)]
     require(not wrong, "policy: tables", f"{wrong[:3]} stay in floating point in this supernet; give them 32 bits")
-    new = policy != self.policy or any(site.known for site in self.sites.values())
-    self.policy = policy
-    for site in self.sites.values(): site.known = None      # what was looked up was for the timesteps of another policy
+    new, self.policy = policy != self.policy, policy
+    if new: forget(self)                           # what was looked up was for the timesteps of another policy
     set_table(self, policy.bits(0))
     if new: settle(self)
     return self
+
+def forget(net):
+    "Compute everything again, whatever was looked up."
+    for site in net.sites.values(): site.known = None
 
 def set_step(
     self:Supernet,

@@ -13,7 +13,7 @@ from torch import Tensor
 from .policy import Policy, require
 from .learning import draw, learn, release
 from .quantizer import OBSERVERS
-from .supernet import ActSets, Supernet, set_table, settle
+from .supernet import ActSets, Supernet, forget, set_table, settle
 from .temporal import TemporalBlock, feature_error, mean_error
 
 # %% ../nbs/08b_tiar.ipynb #cell-005
@@ -85,7 +85,7 @@ def use_cache(
     timesteps=None,      # the only ones that will be asked for; None: compute the features again
 ):
     "Look temporal features up in full precision instead of computing them."
-    for site in net.sites.values(): site.known = None
+    forget(net)
     if timesteps is None: return settle(net)
     block, rows = TemporalBlock(net.denoiser), {int(t): i for i, t in enumerate(timesteps)}
     table = block(torch.tensor(list(rows)))
@@ -109,11 +109,11 @@ def choose_cache(
     tolerance:float=1e-4,   # mean temporal feature error that is harmless
 )->dict:                    # 'error' of the quantized block, 'cached', and the bytes of both
     "Set a policy; look its temporal features up if the quantized block is worse than `tolerance` at its timesteps."
-    net.set_policy(policy)
+    forget(net.set_policy(policy))
     block = TemporalBlock(net.denoiser)
     error = torch.cat([at_table(net, policy, k) for k in range(len(policy.tables))]).mean().item()
     width, alone = sum(net.sites[n].full.shape[0] for n in block.features), [o for o in net.ops if o.name in block.ops]
-    net.set_policy(policy)
-    if error > tolerance: use_cache(net, policy.timesteps)
+    set_table(net, policy.bits(0))
+    use_cache(net, policy.timesteps if error > tolerance else None)
     return dict(error=error, cached=error > tolerance, cache_bytes=4 * width * len(policy),
                 block_bytes=sum(math.prod(o.weight_shape) * sum({table[o.name][0] for table in policy.tables}) for o in alone) // 8)
