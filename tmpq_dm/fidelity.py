@@ -63,7 +63,8 @@ def one_by_one(
         for i, b in enumerate(net.bits):
             w.scale[i] = alone[b].weights[name].scale[0]
             w.decide(b, alone[b].weights[name].up.bool())
-    for name in both.shifts: both.shifts[name] = torch.cat([alone[b].shifts[name] for b in net.bits], dim=1)
+    for name in both.shifts:
+        both.shifts[name], both.gains[name] = (torch.cat([getattr(alone[b], k)[name] for b in net.bits], dim=1) for k in ("shifts", "gains"))
     for key, first in alone[net.bits[0]].acts.items():
         scale, zero = (torch.cat([getattr(alone[b].acts[key], k) for b in net.bits], dim=1) for k in ("scale", "zero"))
         both.acts[key] = ActSets(net.bits, scale, zero, first.where, first.fixed)

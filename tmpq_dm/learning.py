@@ -86,7 +86,7 @@ class Unit:
     ops:list           # its quantized operations
     args:list          # inputs from the quantized prefix
     kwargs:dict
-    target:Tensor      # output in full precision on these inputs
+    target:Tensor      # output in full precision, on these inputs or on its own
     t:Tensor           # timesteps of the samples
     inner:list         # operations inside that are calibrated already: those of the temporal block
 

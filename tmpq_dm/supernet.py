@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['OPERANDS', 'SUPERNET_VERSION', 'ActSets', 'passthrough', 'Scratch', 'integer_port', 'Clock', 'timed_port',
-           'QuantLayer', 'Products', 'inside', 'with_ports', 'operands', 'ports_of', 'Supernet', 'set_layer', 'bias_at',
-           'input_factor', 'port_of', 'set_product', 'set_table', 'set_policy', 'forget', 'set_step', 'settle',
-           'nbytes', 'identity', 'noise_schedule', 'spread_knots', 'write_tensors', 'read_tensors', 'save', 'load']
+           'QuantLayer', 'Products', 'inside', 'with_ports', 'operands', 'ports_of', 'Supernet', 'set_layer', 'gain_at',
+           'bias_at', 'input_factor', 'port_of', 'set_product', 'set_table', 'set_policy', 'forget', 'set_step',
+           'settle', 'nbytes', 'identity', 'noise_schedule', 'spread_knots', 'write_tensors', 'read_tensors', 'save',
+           'load']
 
 # %% ../nbs/08_supernet.ipynb #cell-002
 import copy, hashlib, math
@@ -200,6 +201,7 @@ class Supernet:
         self.acts = {}      # (operation, operand) -> ActSets, filled by calibration
         self.fits = None    # what is done to its outputs at each timestep, from `fit_outputs`
         self.shifts = {o.name: torch.zeros(2, len(self.bits), o.weight_shape[0]) for o in self.quantized if not o.product}   # see `bias_at`
+        self.gains = {name: torch.ones(2, len(self.bits)) for name in self.shifts}      # see `gain_at`
 
     ops = property(lambda self: self.denoiser.ops)
     shape = property(lambda self: self.denoiser.shape)
@@ -224,7 +226,12 @@ def set_layer(
     site, (bw, ba) = net.sites[op.name], bits
     weight = site.full if bw == FP else net.weights[op.name].hard(bw)
     for operand in operands(net, op): site.ports[operand], _ = port_of(net, op.name, operand, ba, None if site.split else net.scratch)
-    site.weight, site.bias = torch.empty_like(site.full).copy_(weight * input_factor(net, op, ba)), bias_at(net, op, bits)
+    site.weight, site.bias = torch.empty_like(site.full).copy_(weight * (input_factor(net, op, ba) * gain_at(net, op, bits))), bias_at(net, op, bits)
+
+def gain_at(net, op, bits)->float:
+    "What gives the slope back that a quantized weight and a quantized activation have lost."
+    gains = net.gains.get(op.name)
+    return math.prod(gains[side, net.bits.index(b)].item() for side, b in enumerate(bits) if b != FP)
 
 def bias_at(net, op, bits):
     "The bias, with the mean errors of a quantized weight and of a quantized activation taken back."
@@ -313,14 +320,14 @@ Supernet.set_policy, Supernet.set_step = set_policy, set_step
 def nbytes(
     self:Supernet,
 )->int: # bytes
-    "What the supernet holds beside the denoiser it refers to: the weights now set, rounding bits, scales, bias corrections."
+    "What the supernet holds beside the denoiser it refers to: the weights now set, rounding bits, scales, corrections."
     active = sum(s.weight.nbytes for s in self.sites.values() if isinstance(s, QuantLayer))
-    return active + sum(w.nbytes for w in [*self.weights.values(), *self.shifts.values()]) + sum(a.scale.nbytes + a.zero.nbytes for a in self.acts.values())
+    return active + sum(w.nbytes for w in [*self.weights.values(), *self.shifts.values(), *self.gains.values()]) + sum(a.scale.nbytes + a.zero.nbytes for a in self.acts.values())
 
 Supernet.nbytes = property(nbytes)
 
 # %% ../nbs/08_supernet.ipynb #cell-036
-SUPERNET_VERSION = 3
+SUPERNET_VERSION = 4
 
 def identity(net)->dict:
     "What a calibration belongs to."
@@ -341,7 +348,8 @@ def write_tensors(net, path)->str:   # its checksum
     from safetensors.torch import save as to_bytes
     found = {f"{n}/{operand}/{k}": getattr(a, k) for (n, operand), a in net.acts.items() for k in ("scale", "zero")}
     found |= {f"{n}/weight/{k}": getattr(w, k).contiguous() for n, w in net.weights.items() for k in ("scale", "up")}
-    data = to_bytes(found | {f"{n}/shift": s for n, s in net.shifts.items()})
+    found |= {f"{n}/{k}": v[n] for k, v in (("shift", net.shifts), ("gain", net.gains)) for n in v}
+    data = to_bytes(found)
     write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -351,7 +359,7 @@ def read_tensors(net, path:Path, sha256:str):
     require(path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256, str(path), "is missing or damaged; remove the folder and calibrate again")
     found, every = load_file(path), torch.arange(net.num_train_timesteps)
     for n, w in net.weights.items(): w.scale, w.up = found[f"{n}/weight/scale"], found[f"{n}/weight/up"].contiguous(memory_format=torch.preserve_format)
-    for n in net.shifts: net.shifts[n] = found[f"{n}/shift"]
+    for n in net.shifts: net.shifts[n], net.gains[n] = found[f"{n}/shift"], found[f"{n}/gain"]
     for n, operand, _ in ports_of(net, net.quantized):
         if (scale := found.get(f"{n}/{operand}/scale")) is None: continue      # not calibrated yet
         where = None if len(scale) == 1 else every if len(scale) == len(every) else spread_knots(net, len(scale)).where
