@@ -120,7 +120,7 @@ def prepare(net, num_samples, fsc, policy):
 def calibrate(
     net:Supernet,
     num_samples:int=256,      # pairs (x_t, t) of calibration data
-    iterations:int=150,       # of learning for each unit; 0 finds ranges and corrects biases only
+    iterations:int=150,       # of learning for each unit; 0 finds ranges and corrections only
     seed:int=0,
     near:float=0.5,           # share of the operands that have the level's precision in an iteration, the others draw theirs; 0: all draw
     unbias:bool=True,         # give units their mean back, and layers their slope
