@@ -289,6 +289,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tmpq_dm.quantizer.WeightSets.ratio': ('quantizer.html#weightsets.ratio', 'tmpq_dm/quantizer.py'),
                                    'tmpq_dm.quantizer.WeightSets.s': ('quantizer.html#weightsets.s', 'tmpq_dm/quantizer.py'),
                                    'tmpq_dm.quantizer.WeightSets.soft': ('quantizer.html#weightsets.soft', 'tmpq_dm/quantizer.py'),
+                                   'tmpq_dm.quantizer.WeightSets.to_nearest': ( 'quantizer.html#weightsets.to_nearest',
+                                                                                'tmpq_dm/quantizer.py'),
                                    'tmpq_dm.quantizer.by_channel': ('quantizer.html#by_channel', 'tmpq_dm/quantizer.py'),
                                    'tmpq_dm.quantizer.condensed': ('quantizer.html#condensed', 'tmpq_dm/quantizer.py'),
                                    'tmpq_dm.quantizer.levels': ('quantizer.html#levels', 'tmpq_dm/quantizer.py'),

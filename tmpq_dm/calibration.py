@@ -75,7 +75,7 @@ def align(
     net:Supernet,
     x:Tensor, t:Tensor,   # calibration data
 ):
-    "Give each layer outside the temporal block, at every precision of its weight and input, the slope that it has in full precision, and its mean if it has none yet."
+    "Give each layer outside the temporal block, at every precision of its weight and input, the slope that it has in full precision; and, if its mean was not taken back yet, what the input's precision took from it. Called once, at the end of a calibration."
     ops, sums = {o.name: o for o in net.quantized if not o.product and o.role != "temporal"}, {}
     def hook(name, layer, h, y):
         site = net.sites[name]
@@ -88,20 +88,21 @@ def align(
         net.clock.set(t[rows])
         with watching(net.denoiser.model, list(ops), hook): net.denoiser(x[rows], t[rows])
     unseen = {name for name in ops if not net.shifts[name].any()}
-    for (name, side, b), found in sums.items(): take_slope(net, name, side, net.bits.index(b), found, name in unseen and side == 1)
+    for (name, side, b), found in sums.items(): take_slope(net, name, side, net.bits.index(b), found, name in unseen)
 
 def paired_sums(y, z)->Tensor:   # (5, C)
     "The number of values in each channel, and the sums of y, z, y² and yz."
     y, z = (v.movedim(1 if v.dim() == 4 else -1, 0).flatten(1).double() for v in (y, z))
     return torch.stack([torch.full_like(y[:, 0], y.shape[1]), y.sum(1), z.sum(1), (y * y).sum(1), (y * z).sum(1)])
 
-def take_slope(net, name, side, i, found, mean):
-    "Write down what the sums say."
+def take_slope(net, name, side, i, found, unseen):
+    "Write down what the sums say. The slope multiplies the mean, too: where that was right already, it must stay."
     n, y, z, yy, yz = found
     gain = ((yy - y*y/n).sum() / (yz - y*z/n).sum().clamp(min=1e-12)).clamp(0.5, 2)
     bias = 0 if net.sites[name].bias0 is None else net.sites[name].bias0
     net.gains[name][side, i] = gain
-    if mean: net.shifts[name][side, i] = y/n - bias - gain * (z/n - bias)
+    if not unseen: net.shifts[name][side, i] -= (gain - 1) * (z/n - bias)
+    elif side == 1: net.shifts[name][side, i] = y/n - bias - gain * (z/n - bias)
 
 # %% ../nbs/08c_calibration.ipynb #cell-011
 def prepare(net, num_samples, fsc, policy):
@@ -114,7 +115,7 @@ def prepare(net, num_samples, fsc, policy):
     net.alone, net.policy, net.fits = policy and policy.bits(0), None, None
     net.knots = spread_knots(net) if fsc == "all" else Knots(net.scheduler)
     forget(net)
-    for name in net.shifts: net.shifts[name].zero_(), net.gains[name].fill_(1)
+    for name in net.shifts: net.shifts[name].zero_(), net.gains[name].fill_(1), net.weights[name].to_nearest()
     set_table(net, {o.name: (FP, FP) for o in net.ops})
 
 def calibrate(

@@ -9,7 +9,7 @@ __all__ = ['kendall', 'regret', 'agreement', 'calibrated_alone', 'one_by_one', '
 # %% ../nbs/10a_fidelity.ipynb #cell-002
 import torch
 from torch import Tensor
-from .metrics import Measure, measure
+from .metrics import GROUPS, Measure, measure
 from .policy import FP, Policy, require
 from .learning import units
 from .adaptation import Supernet
@@ -35,11 +35,12 @@ def regret(
 def agreement(
     scores:Tensor, truth:Tensor,
 )->dict:                  # 'tau' and 'regret' -> `Measure`
-    "Rank correlation and regret, with 95 % intervals over the policies: by jackknife, and, since an argmin is not smooth, by bootstrap."
+    "Rank correlation with its jackknife interval over the policies, and regret with the middle 95 % of a bootstrap: a rough guide, since a draw may miss the best policy. Raises `TmpqError` for too few policies."
     n, g = len(truth), torch.Generator().manual_seed(0)
+    require(n >= GROUPS, "policies", f"{n} are too few for an interval; use at least {GROUPS}")
     drawn = torch.tensor([regret(scores[i], truth[i]) for i in torch.randint(n, (1000, n), generator=g)])
     return dict(tau=measure("τ", lambda keep: kendall(scores[keep].double(), truth[keep].double()).item(), n),
-                regret=Measure("regret at 1", regret(scores, truth), n, *drawn.quantile(torch.tensor([0.025, 0.975])).tolist()))
+                regret=Measure("regret at 1", regret(scores, truth), n, *drawn.quantile(torch.tensor([0.025, 0.975]), interpolation="nearest").tolist()))
 
 # %% ../nbs/10a_fidelity.ipynb #cell-010
 def calibrated_alone(
@@ -100,7 +101,8 @@ def surrogate_errors(
 )->dict:                  # (operation, 0 or 1, precision) -> (ranges,) mean squared error of ε
     "The error of every operand and precision alone, all others in floating point."
     net.policy, net.fits, float_table, shifts = None, None, {o.name: (FP, FP) for o in net.ops}, net.shifts
-    net.shifts = {n: torch.zeros_like(s) for n, s in shifts.items()}        # they make up for errors of other operands
+    ends = torch.tensor([[1.], [0.]])[..., None]      # at the end of a unit, the input's correction makes up for the errors of all that is before it
+    net.shifts = {n: s * ends if s[0].any() else s for n, s in shifts.items()}
     try:
         full, where, errors = eps(net, float_table, x, t), t * ranges // net.num_train_timesteps, {}
         require(len(where.unique()) == ranges, "surrogate", f"{len(t)} samples do not cover {ranges} ranges of the timesteps; give more")

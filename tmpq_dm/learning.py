@@ -91,7 +91,7 @@ class Unit:
     inner:list         # operations inside that are calibrated already: those of the temporal block
 
     def run(self, net, rows, level):
-        "The output on some rows, with what is inside already at a level."
+        "The output on some rows, with the temporal layers inside set to a level."
         if self.inner: set_table(net, table_at(net, self.inner, level))
         net.clock.set(self.t[rows])
         return run_on(self.module, rows, self.args, self.kwargs)
@@ -212,8 +212,8 @@ def learn(
         usual[level] = 0.9*usual.get(level, losses[-1]) + 0.1*losses[-1]
         soft = [v[o.name, table[o.name][0]] for o in ops if (o.name, table[o.name][0]) in v]
         loss = error / max(usual[level], 1e-12) + (reg * sum(undecided(x, 20 - 18*i/iterations) for x in soft) if i > warmup*iterations else 0)
-        opt.zero_grad(); loss.backward(); opt.step()
-    keep_learned(net, v, s)
+        if loss.requires_grad: opt.zero_grad(); loss.backward(); opt.step()      # a unit may be in floating point as a whole
+    if iterations: keep_learned(net, v, s)
     return sum(losses[-max(1, iterations//10):]) / max(1, iterations//10) if losses else float("nan")
 
 def keep_learned(net, v, s):

@@ -172,11 +172,15 @@ class WeightSets:
         self.weight, self.bits = weight.detach(), tuple(bits)
         grids = [OBSERVERS[observer](self.weight, b, symmetric=True, per_channel=True) for b in self.bits]
         self.scale = torch.stack([g.scale.flatten() for g in grids])    # (N, C_out)
-        self.up = torch.zeros(weight.shape, dtype=torch.uint8)
-        for b in self.bits: self.decide(b, torch.round(self.ratio(b)) > self.ratio(b).floor())
+        self.to_nearest()
 
     def s(self, b): return self.scale[self.bits.index(b)].view(-1, *[1]*(self.weight.dim() - 1))
     def ratio(self, b): return self.weight / self.s(b)
+
+    def to_nearest(self):
+        "Round to nearest, as long as nothing better is known."
+        self.up = torch.zeros(self.weight.shape, dtype=torch.uint8)
+        for b in self.bits: self.decide(b, torch.round(self.ratio(b)) > self.ratio(b).floor())
 
     def decide(self, b, up):
         "Set the rounding bits of precision `b` from the booleans `up`."

@@ -286,14 +286,15 @@ def set_policy(
     require(self.acts or all(b == FP for table in policy.tables for pair in table.values() for b in pair), "supernet", "is not calibrated; call .calibrate() or load a calibrated one")
     wrong = [n for n in self.float_ops if any(table[n] != (FP, FP) for table in policy.tables)]
     require(not wrong, "policy: tables", f"{wrong[:3]} stay in floating point in this supernet; give them 32 bits")
-    new, self.policy = policy != self.policy, policy
+    new, self.policy = policy != self.policy, None # until all is set: an interrupted call must not be taken for done
     if new: forget(self)                           # what was looked up was for the timesteps of another policy
     set_table(self, policy.bits(0))
+    self.policy = policy
     if new: settle(self)
     return self
 
 def forget(net):
-    "Compute everything again, whatever was looked up."
+    "Compute everything again, whatever was looked up (`use_cache` in [08b_tiar](08b_tiar.ipynb))."
     for site in net.sites.values(): site.known = None
 
 def set_step(
@@ -301,15 +302,18 @@ def set_step(
     step:int,       # position in the policy
     t:int,          # timestep
 ):
-    "Called by the sampler before each step: switch to the precision table of that step."
-    if self.policy and len(self.policy.tables) > 1: set_table(self, self.policy.bits(step))
+    "Called by the sampler before each step: switch to the precision table of that step. Raises `TmpqError` if the sampler runs on other timesteps than the policy's."
+    if not self.policy or len(self.policy.tables) == 1: return
+    require(self.policy.timesteps[step:step + 1] == (t,), "timesteps", f"step {step} is at {t}, in the policy it is at {self.policy.timesteps[step:step + 1]}; its bits change with time, sample on its own timesteps")
+    set_table(self, self.policy.bits(step))
 
 def settle(net):
     "Adapt to the policy that is set, if the calibration says so."
     if not net.settings.get("adapt") or not net.policy:
         if net.settings: net.fits = None           # an artifact, which has no settings, keeps its own
         return
-    try: net.adapt()                               # from `tmpq_dm.adaptation`
+    from tmpq_dm import adaptation                 # here, since it builds on this module: who loads a supernet need not know of it
+    try: net.adapt()
     except BaseException:
         net.policy = None                          # interrupted: the next call must not take it for done
         raise

@@ -10,6 +10,7 @@ __all__ = ['Note', 'Earlier', 'each_tensor', 'replaced', 'Tape', 'needed', 'Temp
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
+from .policy import TmpqError, require
 from .denoiser import Denoiser, Watch
 
 # %% ../nbs/07_temporal.ipynb #cell-005
@@ -44,14 +45,16 @@ class Tape(Watch):
     def __init__(self, model:nn.Module, x:Tensor, t:Tensor):
         super().__init__(model)
         self.start, self.notes, self.alive = id(t), [], [x, t]      # results are kept, so that no id is used twice
-        self.stained, self.timed = {id(x)}, {id(t)}
+        self.stained, self.timed, self.left = {id(x)}, {id(t)}, set()      # `left`: what the image's side takes from the block
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         before, kwargs = len(self.calls), kwargs or {}
         out = super().__torch_function__(func, types, args, kwargs)
         inputs, results = {id(a) for a in each_tensor((args, kwargs))}, list(each_tensor(out))
         self.alive += results
-        if inputs & self.stained: self.stained.update(map(id, results))
+        if inputs & self.stained:
+            self.left |= inputs & self.timed
+            self.stained.update(map(id, results))
         elif inputs & self.timed and results: self.write(func, args, kwargs, results, self.calls[before].path if len(self.calls) > before else None)
         return out
 
@@ -77,10 +80,12 @@ class TemporalBlock:
     def __init__(self,
         den:Denoiser,
     ):
-        x, t = torch.zeros(1, *den.shape), torch.tensor([den.num_train_timesteps // 2])
-        with torch.no_grad(), Tape(den.model, x.to(next(den.model.parameters()).dtype), t) as tape: den.model(x, t)
-        self.start, self.notes = tape.start, needed(tape.notes)
+        x, t = torch.zeros(1, *den.shape, dtype=next(den.model.parameters()).dtype), torch.tensor([den.num_train_timesteps // 2])
+        with torch.no_grad(), Tape(den.model, x, t) as tape: den.model(x, t)
+        self.start, self.tape, self.notes, self.left = tape.start, tape.notes, needed(tape.notes), tape.left
         self.ops = [n.op for n in self.notes if n.op]       # names, in the order of execution
+        expected = [o.name for o in den.ops if o.role == "temporal"]
+        require(sorted(self.ops) == sorted(expected), "model", f"the timestep's path leads through {self.ops[:3]}, not {expected[:3]}; a model that writes into slices cannot be followed")
 
     def __call__(self,
         t:Tensor,         # (T,) timesteps
@@ -112,20 +117,20 @@ class TemporalBlock:
     @property
     def features(self):
         "The operations whose outputs leave the block: the temporal features."
-        inner, reach = set(), {}
-        for n in self.notes:
-            sources = set()
-            replaced((n.args, n.kwargs), lambda a: sources.update(reach.get(a.key, ())) if isinstance(a, Earlier) else None)
-            if n.op: inner |= sources
-            reach |= {key: {n.op} if n.op else sources for key in n.outs}
-        return [op for op in self.ops if op not in inner]
+        found, reach = set(), {}      # key -> the operations that it comes from, without another one between
+        for n in self.tape:
+            sources = {n.op} if n.op else set()
+            if not n.op: replaced((n.args, n.kwargs), lambda a: sources.update(reach.get(a.key, ())) if isinstance(a, Earlier) else None)
+            reach |= dict.fromkeys(n.outs, sources)
+            if self.left & set(n.outs): found |= sources
+        return [op for op in self.ops if op in found]
 
-# %% ../nbs/07_temporal.ipynb #cell-013
+# %% ../nbs/07_temporal.ipynb #cell-015
 def log_snr(
     scheduler,      # diffusers', with `alphas_cumprod`
 )->Tensor:          # (num_train_timesteps,)
     "The logarithm of the signal-to-noise ratio at every training timestep."
-    a = scheduler.alphas_cumprod.double()
+    a = scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)      # some schedules end without any signal
     return (a / (1 - a)).log()
 
 def nearest_known(
@@ -136,7 +141,7 @@ def nearest_known(
     snr = log_snr(scheduler)
     return (snr[:, None] - snr[known]).abs().argmin(1)
 
-# %% ../nbs/07_temporal.ipynb #cell-016
+# %% ../nbs/07_temporal.ipynb #cell-019
 class Knots:
     "Timesteps that stand for those near them in log-SNR; none: one set of parameters for all."
     def __init__(self,
@@ -155,7 +160,7 @@ class Knots:
         m = max(least, -(-len(t) // len(self.timesteps)))
         return [(self.snr[t] - self.snr[k]).abs().argsort(stable=True)[:m] for k in self.timesteps]
 
-# %% ../nbs/07_temporal.ipynb #cell-019
+# %% ../nbs/07_temporal.ipynb #cell-022
 def feature_error(
     full:dict,        # operation -> (T, d), as they should be
     quantized:dict,   # operation -> (T, d)

@@ -108,12 +108,13 @@ def choose_cache(
     policy:Policy,
     tolerance:float=1e-4,   # mean temporal feature error that is harmless
 )->dict:                    # 'error' of the quantized block, 'cached', and the bytes of both
-    "Set a policy; look its temporal features up if the quantized block is worse than `tolerance` at its timesteps."
+    "Set a policy; look its temporal features up if the quantized block is worse than `tolerance` at its timesteps. The bytes are those of the weights' codes and of the features in fp32."
     forget(net.set_policy(policy))
     block = TemporalBlock(net.denoiser)
-    error = torch.cat([at_table(net, policy, k) for k in range(len(policy.tables))]).mean().item()
+    used = sorted(set(policy.schedule or (0,)))
+    error = torch.cat([at_table(net, policy, k) for k in used]).mean().item()
     width, alone = sum(net.sites[n].full.shape[0] for n in block.features), [o for o in net.ops if o.name in block.ops]
     set_table(net, policy.bits(0))
     use_cache(net, policy.timesteps if error > tolerance else None)
     return dict(error=error, cached=error > tolerance, cache_bytes=4 * width * len(policy),
-                block_bytes=sum(math.prod(o.weight_shape) * sum({table[o.name][0] for table in policy.tables}) for o in alone) // 8)
+                block_bytes=sum(math.prod(o.weight_shape) * sum({policy.tables[k][o.name][0] for k in used}) for o in alone) // 8)
