@@ -312,7 +312,7 @@ def settle(net):
     if not net.settings.get("adapt") or not net.policy:
         if net.settings: net.fits = None           # an artifact, which has no settings, keeps its own
         return
-    from tmpq_dm import adaptation                 # here, since it builds on this module: who loads a supernet need not know of it
+    require(hasattr(net, "adapt"), "supernet", "adapts to its policies; take Supernet from tmpq_dm, or import tmpq_dm.adaptation")
     try: net.adapt()
     except BaseException:
         net.policy = None                          # interrupted: the next call must not take it for done
