@@ -19,7 +19,7 @@ class Note:
     "One function call on the tape."
     func:object; args:tuple; kwargs:dict
     outs:tuple      # keys of the tensors that it returned
-    op:str          # name of the operation whose product it is, or None
+    op:str          # the operation that this call is, or None
 
 @dataclass(frozen=True)
 class Earlier:
