@@ -320,7 +320,7 @@ def settle(net):
 
 Supernet.set_policy, Supernet.set_step = set_policy, set_step
 
-# %% ../nbs/08_supernet.ipynb #cell-033
+# %% ../nbs/08_supernet.ipynb #cell-035
 def nbytes(
     self:Supernet,
 )->int: # bytes
@@ -330,7 +330,7 @@ def nbytes(
 
 Supernet.nbytes = property(nbytes)
 
-# %% ../nbs/08_supernet.ipynb #cell-036
+# %% ../nbs/08_supernet.ipynb #cell-038
 SUPERNET_VERSION = 4
 
 def identity(net)->dict:
@@ -369,7 +369,7 @@ def read_tensors(net, path:Path, sha256:str):
         where = None if len(scale) == 1 else every if len(scale) == len(every) else spread_knots(net, len(scale)).where
         net.acts[n, operand] = ActSets(net.bits, scale, found[f"{n}/{operand}/zero"], where)
 
-# %% ../nbs/08_supernet.ipynb #cell-037
+# %% ../nbs/08_supernet.ipynb #cell-039
 def save(
     self:Supernet,
     folder,       # made if missing
@@ -383,7 +383,7 @@ def save(
 
 Supernet.save = save
 
-# %% ../nbs/08_supernet.ipynb #cell-038
+# %% ../nbs/08_supernet.ipynb #cell-040
 def load(
     folder,              # as `save` wrote it
     denoiser:Denoiser,   # the model it belongs to
