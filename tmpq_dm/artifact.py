@@ -71,7 +71,8 @@ def require_free(
     folder = Path(folder)
     require(not folder.exists() or folder.is_dir(), str(folder), "is a file; choose a folder for --out")
     there = {p.name for p in folder.iterdir()} if folder.exists() else set()
-    ours = "manifest.json" in there and read_json(folder/"manifest.json").get("format") == FORMAT
+    manifest = read_json(folder/"manifest.json") if "manifest.json" in there else None
+    ours = isinstance(manifest, dict) and manifest.get("format") == FORMAT
     require(not there or (ours and there <= {*FILES, "manifest.json"}), str(folder), "holds something else; choose an empty or new --out")
 
 # %% ../nbs/11_artifact.ipynb #cell-009

@@ -294,7 +294,7 @@ def set_policy(
     return self
 
 def forget(net):
-    "Compute everything again, whatever was looked up (`use_cache` in [08b_tiar](08b_tiar.ipynb))."
+    "Compute everything again, whatever was looked up by `tmpq_dm.tiar.use_cache`."
     for site in net.sites.values(): site.known = None
 
 def set_step(

@@ -10,7 +10,7 @@ __all__ = ['Note', 'Earlier', 'each_tensor', 'replaced', 'Tape', 'needed', 'Temp
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
-from .policy import TmpqError, require
+from .policy import require
 from .denoiser import Denoiser, Watch
 
 # %% ../nbs/07_temporal.ipynb #cell-005
