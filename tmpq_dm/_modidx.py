@@ -257,6 +257,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tmpq_dm.plotting.sample_sheet': ('plotting.html#sample_sheet', 'tmpq_dm/plotting.py'),
                                   'tmpq_dm.plotting.save_data': ('plotting.html#save_data', 'tmpq_dm/plotting.py'),
                                   'tmpq_dm.plotting.save_fig': ('plotting.html#save_fig', 'tmpq_dm/plotting.py'),
+                                  'tmpq_dm.plotting.save_missing': ('plotting.html#save_missing', 'tmpq_dm/plotting.py'),
                                   'tmpq_dm.plotting.style': ('plotting.html#style', 'tmpq_dm/plotting.py')},
             'tmpq_dm.policy': { 'tmpq_dm.policy.Policy': ('policy.html#policy', 'tmpq_dm/policy.py'),
                                 'tmpq_dm.policy.Policy.__len__': ('policy.html#policy.__len__', 'tmpq_dm/policy.py'),

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COLUMN', 'PAGE', 'DPI', 'BLUE', 'ORANGE', 'GREEN', 'RED', 'PINK', 'BROWN', 'GREY', 'SKY', 'COLORS', 'FROZEN', 'style',
            'figures_folder', 'render', 'save_fig', 'processor', 'made_with', 'data_path', 'save_data', 'load_data',
-           'sample_sheet']
+           'save_missing', 'sample_sheet']
 
 # %% ../nbs/00a_plotting.ipynb #cell-002
-import os, platform
+import os, platform, time
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
@@ -121,6 +121,22 @@ def load_data(
     return data
 
 # %% ../nbs/00a_plotting.ipynb #cell-024
+def save_missing(
+    study:str,     # folder of the results
+    tasks:dict,    # name -> function without arguments that makes the result
+    folder=None,   # the figures' folder; `figures_folder()` if None
+):
+    "Make and save the results that are not there yet and that no other process is making."
+    from filelock import FileLock, Timeout
+    for name, task in tasks.items():
+        path, started = data_path(f"{study}/{name}", folder), time.time()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(f"{path}.lock", blocking=False):
+                if not path.exists(): save_data(f"{study}/{name}", task(), time.time() - started, folder=folder)
+        except Timeout: pass
+
+# %% ../nbs/00a_plotting.ipynb #cell-027
 def sample_sheet(
     rows:dict,           # label -> (h, w) or (h, w, 3) array of bytes
     width:float=PAGE,    # inches
