@@ -132,7 +132,7 @@ class PackedWeight:
 
     def s(self, b): return self.scales[b].view(-1, *[1]*(len(self.shape) - 1))
     def codes(self, b): return unpack(self.packed[b], b, self.shape)
-    def hard(self, b): return self.codes(b) * self.s(b)
+    def hard(self, b, gain=1.0): return self.codes(b) * (self.s(b) * gain)
 
     @property
     def nbytes(self): return sum(t.nbytes for d in (self.packed, self.scales) for t in d.values())

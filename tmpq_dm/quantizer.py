@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from .policy import require
 
 # %% ../nbs/06_quantizer.ipynb #cell-005
@@ -191,7 +192,7 @@ class WeightSets:
         "The integers of precision `b`, in [-2^(b-1), 2^(b-1)-1], as floats."
         return (self.ratio(b).floor() + (self.up >> self.bits.index(b) & 1)).clamp(*levels(b, signed=True))
 
-    def hard(self, b): return self.codes(b) * self.s(b)
+    def hard(self, b, gain=1.0): return self.codes(b) * (self.s(b) * gain)      # with scales that are as much larger
     def soft(self, b, v): return (self.ratio(b).floor() + soft_up(v)).clamp(*levels(b, signed=True)) * self.s(b)
 
     @property
@@ -203,9 +204,10 @@ def pack(
     bits:int,
 )->Tensor:          # (⌈n·bits/8⌉,) bytes
     "Signed integers of `bits` bits, one after the other."
-    import numpy as np
-    unsigned = (codes.flatten().to(torch.int16) + 2**(bits-1)).numpy().astype(np.uint8)
-    return torch.from_numpy(np.packbits(np.unpackbits(unsigned[:, None], axis=1)[:, 8-bits:].ravel()))
+    unsigned = codes.flatten().long() + 2**(bits-1)
+    eights = F.pad(unsigned, (0, -len(unsigned) % 8)).view(-1, 8)             # eight codes are `bits` bytes, and one word
+    words = (eights << bits * torch.arange(7, -1, -1)).sum(1, keepdim=True)
+    return (words >> 8 * torch.arange(bits - 1, -1, -1) & 255).to(torch.uint8).flatten()[:-(-len(unsigned) * bits // 8)]
 
 def unpack(
     packed:Tensor,  # (⌈n·bits/8⌉,) bytes
@@ -213,8 +215,8 @@ def unpack(
     shape:tuple,    # of the codes
 )->Tensor:          # float integers
     "The inverse of `pack`."
-    import numpy as np
-    n = math.prod(shape)
-    ones = np.unpackbits(packed.numpy())[:n*bits].reshape(n, bits)
-    unsigned = np.packbits(np.pad(ones, ((0, 0), (8-bits, 0))), axis=1).ravel()
-    return (torch.from_numpy(unsigned).float() - 2**(bits-1)).view(shape)
+    places = lambda n, width: width * torch.arange(n - 1, -1, -1, device=packed.device)
+    eights = F.pad(packed, (0, -len(packed) % bits)).view(-1, bits).long()
+    words = (eights << places(bits, 8)).sum(1, keepdim=True)
+    unsigned = (words >> places(8, bits) & (2**bits - 1)).flatten()[:math.prod(shape)]
+    return (unsigned - 2**(bits-1)).float().view(shape)

@@ -224,9 +224,10 @@ def set_layer(
 ):
     "Set a convolution or linear layer to `bits`."
     site, (bw, ba) = net.sites[op.name], bits
-    weight = site.full if bw == FP else net.weights[op.name].hard(bw)
+    gain = gain_at(net, op, bits)
+    weight = site.full * gain if bw == FP else net.weights[op.name].hard(bw, gain)
     for operand in operands(net, op): site.ports[operand], _ = port_of(net, op.name, operand, ba, None if site.split else net.scratch)
-    site.weight, site.bias = torch.empty_like(site.full).copy_(weight * (input_factor(net, op, ba) * gain_at(net, op, bits))), bias_at(net, op, bits)
+    site.weight, site.bias = torch.empty_like(site.full).copy_(weight * input_factor(net, op, ba)), bias_at(net, op, bits)
 
 def gain_at(net, op, bits)->float:
     "What gives the slope back that a quantized weight and a quantized activation have lost."
