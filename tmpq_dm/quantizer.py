@@ -216,6 +216,7 @@ def unpack(
 )->Tensor:          # float integers
     "The inverse of `pack`."
     places = lambda n, width: width * torch.arange(n - 1, -1, -1, device=packed.device)
+    if 8 % bits == 0: return ((packed[:, None] >> places(8 // bits, bits).byte() & 2**bits - 1).flatten()[:math.prod(shape)].float() - 2**(bits-1)).view(shape)
     eights = F.pad(packed, (0, -len(packed) % bits)).view(-1, bits).long()
     words = (eights << places(bits, 8)).sum(1, keepdim=True)
     unsigned = (words >> places(8, bits) & (2**bits - 1)).flatten()[:math.prod(shape)]
