@@ -69,6 +69,7 @@ class PackedLayer(nn.Module):
         conv, like = isinstance(layer, nn.Conv2d), dict(device=layer.weight.device)
         self.run = partial(F.conv2d, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups) if conv else F.linear
         self.shape, self.split, self.pairs, self.now = tuple(layer.weight.shape), split, [tuple(p) for p in pairs], None
+        self.plain = [copy.deepcopy(layer).to("meta")]     # in a list, so that it is no part of this one
         n, channels = layer.weight.numel(), self.shape[0]
         for w, a in self.pairs:
             if w != FP:
@@ -100,6 +101,8 @@ class PackedLayer(nn.Module):
         first = torch.arange(self.shape[1]) < self.split
         return torch.where(first, *factors).view(1, -1, *[1] * (len(self.shape) - 2))
 
+    def num_parameters(self): return sum(p.numel() for p in self.plain[0].parameters())
+
     def enter(self, x, ports):
         "The activation, through its ports."
         if not self.split: return ports[0][0](x)
@@ -126,6 +129,8 @@ class PackedProducts(nn.Module):
         "Make the ports, once the buffers are filled."
         self.ports = {(o, b): port_from(getattr(self, f"{o}{b}"), b, clock, where) if b != FP else (passthrough, 1.0)
                       for kind, pairs in self.settings.items() for pair in pairs for o, b in zip(kind, pair)}
+
+    def num_parameters(self): return 0
 
     def set(self, kind, pair):
         "Set one of the two products to its bits."
@@ -229,14 +234,15 @@ def weight_buffers(net, op, pair)->dict:
 
 @torch.no_grad()
 def packed(
-    net:Supernet,     # calibrated
+    net:Supernet,           # calibrated
     policy:Policy,
-)->nn.Module:         # of the class of the original, in evaluation mode
+    model:nn.Module=None,   # becomes the packed model; a copy of the original if None
+)->nn.Module:               # of the class of the original, in evaluation mode
     "The model that a policy describes. Raises `TmpqError` for a policy that does not fit."
     net.set_policy(policy)
     require(not any(getattr(site, "known", None) for site in net.sites.values()), "supernet", "looks its temporal features up; call use_cache(net) first, and the block itself is packed")
     spec = describe(net, policy)
-    model = make_places(copy.deepcopy(net.denoiser.model), spec)
+    model = make_places(copy.deepcopy(net.denoiser.model) if model is None else model, spec)
     for op in net.ops:
         if (pairs := pairs_of(policy, op.name)) == [(FP, FP)]: continue
         part = model.get_submodule(op.name[:-3] + ".products" if op.product else op.name)

@@ -6,13 +6,14 @@
 __all__ = ['log', 'descending', 'SubsetDDIMScheduler']
 
 # %% ../nbs/02a_scheduler.ipynb #cell-002
-import inspect
+import inspect, os
 import torch
 from torch import Tensor
 from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
+from .folder import check_above
 from .policy import require
 from .sampling import estimate, final_alpha
 
@@ -31,6 +32,7 @@ def descending(
 
 class SubsetDDIMScheduler(DDIMScheduler):
     "diffusers' `DDIMScheduler`, on any list of timesteps: `custom_timesteps` of its configuration, or `timesteps` of `set_timesteps`."
+    __module__ = "tmpq_dm"      # what a saved pipeline names, and must find when it is loaded
     def __init__(self, *args, custom_timesteps:list=None, **kwargs):
         super().__init__(*args, **kwargs)
         if custom_timesteps is not None: custom_timesteps = descending(custom_timesteps, self.config.num_train_timesteps)
@@ -39,6 +41,12 @@ class SubsetDDIMScheduler(DDIMScheduler):
     # diffusers reads from the signature what belongs to a configuration
     __init__.__signature__ = inspect.Signature([*inspect.signature(DDIMScheduler.__init__).parameters.values(),
                                                 inspect.Parameter("custom_timesteps", inspect.Parameter.KEYWORD_ONLY, default=None)])
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path=None, subfolder=None, **kwargs):
+        "As any scheduler's; if it belongs to a compressed model, that is checked first."
+        if pretrained_model_name_or_path: check_above(os.path.join(pretrained_model_name_or_path, subfolder or ""))
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
 
     def set_timesteps(self,
         num_inference_steps:int=None,   # evenly spaced, if the configuration has no list of its own

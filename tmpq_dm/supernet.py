@@ -284,7 +284,8 @@ def set_policy(
 )->Supernet:        # itself, to chain
     "Become the model that `policy` describes. Raises `TmpqError` if the policy does not fit."
     policy.check(self, bits=self.bits)
-    require(self.acts or all(b == FP for table in policy.tables for pair in table.values() for b in pair), "supernet", "is not calibrated; call .calibrate() or load a calibrated one")
+    enter = {b for table in policy.tables for o in self.ops for b in (table[o.name] if o.product else table[o.name][1:])}
+    require(self.acts or enter == {FP}, "supernet", "is not calibrated; call .calibrate() or load a calibrated one")
     wrong = [n for n in self.float_ops if any(table[n] != (FP, FP) for table in policy.tables)]
     require(not wrong, "policy: tables", f"{wrong[:3]} stay in floating point in this supernet; give them 32 bits")
     new, self.policy = policy != self.policy, None # until all is set: an interrupted call must not be taken for done
