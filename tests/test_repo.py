@@ -168,7 +168,7 @@ def test_archives_are_whole(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as z: wheel = set(z.namelist())
     with tarfile.open(next(built.glob("*.tar.gz"))) as t: source = {o.partition("/")[2] for o in t.getnames()}
     assert any("/assets/" in o for o in need)
-    assert {o for o in wheel if ".dist-info/" not in o} == need
+    assert {o for o in wheel if ".dist-info/" not in o} == need | {f"{LIB.name}.pth"}
     assert need | {"settings.ini", "LICENSE", *NAMES} <= source
 
 def test_wheel_says_what_settings_say(built):

@@ -61,7 +61,7 @@ tags: [diffusers, tmpq_dm, quantized]
 {type(model).__name__} with {model.num_parameters():,} parameters in {model.get_memory_footprint():,} bytes, sampled in {len(policy)} steps. Weights have {said(bits(0))} bits, activations {said(bits(1))}; `policy.json` says which.
 
 ```python
-import tmpq_dm
+# pip install tmpq-dm
 from diffusers import DiffusionPipeline
 images = DiffusionPipeline.from_pretrained("this folder")(batch_size=16).images
 ```
@@ -90,7 +90,6 @@ def load_compressed(
 )->DDPMPipeline:
     "The compressed model as a diffusers pipeline. Raises `TmpqError` naming the file if anything is missing or changed."
     from diffusers import DiffusionPipeline
-    import tmpq_dm
     if is_older(folder):
         net = load_older(folder)
         return pipeline(net, net.policy)

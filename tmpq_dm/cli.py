@@ -12,6 +12,7 @@ __all__ = ['MODEL', 'bits_list', 'count', 'steps_range', 'real_side', 'get_super
 # %% ../nbs/15_cli.ipynb #cell-002
 import argparse, errno, json, sys
 from pathlib import Path
+from .folder import is_ours
 from .policy import FP, Policy, TmpqError, read_json, require, write_json
 
 # %% ../nbs/15_cli.ipynb #cell-005
@@ -181,10 +182,10 @@ def open_policy(a):
     from tmpq_dm.reference import open_denoiser
     from tmpq_dm.sampling import uniform_timesteps
     from tmpq_dm.adaptation import Supernet
-    if (Path(a.model)/"manifest.json").is_file():
-        from tmpq_dm.artifact import load_compressed
+    if is_ours(a.model):
+        from tmpq_dm.artifact import denoiser_of, load_compressed
         require(not a.policy, "--policy", f"{a.model} is a compressed model and has a policy of its own; leave --policy out, or name the original model")
-        net = load_compressed(a.model)
+        net = denoiser_of(load_compressed(a.model))
         return net, net.policy
     den = open_denoiser(a.model)
     if not a.policy: return den, Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), FP, FP)
@@ -201,7 +202,7 @@ def cmd_evaluate(a):
     "Sample from a model, with or without a policy, and measure its images."
     from tmpq_dm.metrics import evaluate
     from tmpq_dm.reference import open_denoiser
-    compressed = (Path(a.model)/"manifest.json").is_file()
+    compressed = is_ours(a.model)
     net, policy = open_policy(a)
     ours = compressed and net.fingerprint == open_denoiser("reference").fingerprint     # compressed from the bundled model
     features, statistics = real_side("reference" if ours else a.model, a.real)
@@ -211,13 +212,14 @@ def cmd_evaluate(a):
     show(a, {k: m.to_dict() for k, m in found.items()}, "\n".join(str(m) for m in found.values()))
 
 def cmd_export(a):
-    "Write the model that a policy describes as a folder: packed weights, scales, schedule, checksums."
-    from tmpq_dm.artifact import require_free, save_compressed
+    "Write the model that a policy describes as a folder that diffusers loads: packed weights, scales, schedule, checksums."
+    from tmpq_dm.artifact import save_compressed
+    from tmpq_dm.folder import require_free
     require_free(a.out)
     net, policy = open_policy(a)
     require(a.policy, "export", "needs --policy; search one first")
     save_compressed(net, policy, a.out)
-    size = sum(f.stat().st_size for f in Path(a.out).iterdir())
+    size = sum(f.stat().st_size for f in Path(a.out).rglob("*") if f.is_file())
     show(a, dict(out=a.out, bytes=size), f"{a.out}: {size:,} bytes")
 
 def cmd_report(a):
@@ -256,13 +258,12 @@ def compare(
     from tmpq_dm.cost import CostModel
     from tmpq_dm.metrics import feature_measures, generate, trajectory_error
     from tmpq_dm.sampling import paired_noise
-    found, images, full = {}, {}, None
+    found, images, full, den = {}, {}, None, next(iter(rows.values()))[0]
     for name, (net, policy) in rows.items():
         drawn = generate(net, policy, paired_noise(num_images, net.shape, seed), progress=True)
         full = drawn if full is None else full
         measures = feature_measures(drawn, features, statistics) | dict(trajectory=trajectory_error(drawn, full))
-        cost = CostModel(net.ops)
-        cost.float_params = CostModel(getattr(net, "denoiser", net)).float_params
+        cost = CostModel(den)
         found[name] = dict(steps=len(policy), bitops=cost.bitops(policy), bytes=cost.size(policy), num_images=num_images,
                            **{k: m.to_dict() for k, m in measures.items()})
         images[name] = drawn[:16]
@@ -286,7 +287,7 @@ def say(*text):
 
 def cmd_demo(a):
     "The whole path on the bundled model, from analysis to a compressed model and a report."
-    from tmpq_dm.artifact import load_compressed, save_compressed
+    from tmpq_dm.artifact import denoiser_of, load_compressed
     from tmpq_dm.plotting import sample_sheet, save_fig
     from tmpq_dm.reference import open_denoiser
     from tmpq_dm.sampling import grid, uniform_timesteps
@@ -300,10 +301,10 @@ def cmd_demo(a):
     den, net, run = run_search(s)
     paths = save_figures(run, net, out)
     say("4/5  writing the compressed model and loading it back")
-    save_compressed(net, run.best, out/"model")
+    run.best.save_pretrained(out/"model")
     full, w8a8 = (Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), b, b, den.fingerprint) for b in (FP, 8))
     say("5/5  comparing on the same noise")
-    rows = {"full precision": (den, full), "W8A8": (net, w8a8), "found": (load_compressed(out/"model"), run.best)}
+    rows = {"full precision": (den, full), "W8A8": (net, w8a8), "found": (denoiser_of(load_compressed(out/"model")), run.best)}
     found, images = compare(rows, 64 if a.quick else 384, a.seed + 2, *real_side("reference"))
     sheet = save_fig(sample_sheet({name: grid(x, 16) for name, x in images.items()}), "samples", out/"figures")[-1]
     write_json(out/"summary.json", found)
@@ -383,7 +384,9 @@ def make_parser()->Parser:
         p.add_argument("--policy", help="policy.json of a search")
         p.add_argument("--supernet", help="the supernet of that search; found by itself in the run")
         p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
-        if name == "export": p.add_argument("--out", required=True, help="directory for the compressed model")
+        if name == "export":
+            p.add_argument("--out", required=True, help="directory for the compressed model")
+            p.add_argument("--to", choices=("diffusers",), default="diffusers", help="what is to load it (default %(default)s)")
         else:
             p.add_argument("--num-images", type=count, default=1000, help="(default %(default)s)")
             p.add_argument("--real", metavar="STATS", help="statistics of real images, .npz or .safetensors")

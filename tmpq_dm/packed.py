@@ -261,6 +261,8 @@ class PackedDenoiser(Denoiser):
         self.policy, self.fingerprint = model.packed.policy, model.packed.policy.model
 
     @cached_property
-    def ops(self):
-        "The operations of the model that it was before."
-        return Denoiser(type(self.model).from_config({k: v for k, v in self.model.config.items() if k != "quantization_config"}), self.scheduler).ops
+    def plain(self):
+        "The model that it was before, with arbitrary weights, for what only its structure tells."
+        return Denoiser(type(self.model).from_config({k: v for k, v in self.model.config.items() if k != "quantization_config"}), self.scheduler)
+
+    ops = property(lambda self: self.plain.ops)

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'individual', 'front', 'Spent', 'Evaluator', 'legal', 'published', 'spent', 'first_generation', 'race',
-           'child', 'default', 'next_generation', 'for_last_heat', 'reserved', 'smaller', 'Run', 'describe_fitness',
-           'policy_of', 'finish', 'check_preset', 'search', 'evolve']
+           'child', 'default', 'next_generation', 'for_last_heat', 'reserved', 'smaller', 'Found', 'Run',
+           'describe_fitness', 'policy_of', 'finish', 'check_preset', 'search', 'evolve']
 
 # %% ../nbs/14_search.ipynb #cell-002
 import math, random, time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tqdm.auto import tqdm
 from .policy import Policy, require, write_json
@@ -210,10 +210,23 @@ def smaller(space, budget, rng)->int:
 PRESETS = dict(published=published, default=default)
 
 # %% ../nbs/14_search.ipynb #cell-019
+@dataclass(frozen=True, eq=False)
+class Found(Policy):
+    "A policy that knows the supernet it was found in."
+    net:object = field(default=None, repr=False)
+
+    def __eq__(self, other): return isinstance(other, Policy) and self.to_dict() | dict(measured={}) == other.to_dict() | dict(measured={})
+    __hash__ = None
+
+    def save_pretrained(self, folder):
+        "Write the compressed model as a folder that diffusers loads."
+        from tmpq_dm.artifact import save_compressed
+        save_compressed(self.net, self, folder)
+
 @dataclass
 class Run:
     "What a search found."
-    space:SearchSpace; best:Policy; front:list; evaluations:list; logbook:object; budget:int; calls:int
+    space:SearchSpace; best:Found; front:list; evaluations:list; logbook:object; budget:int; calls:int
     seconds_total:float = 0.0        # of this call of `search`
     seconds_in_fitness:float = 0.0   # of that
     out:Path = None
@@ -226,9 +239,10 @@ def describe_fitness(fitness)->dict:
     short = {k: round(float(v.double().abs().mean()), 9) for k, v in parts.items() if hasattr(v, "double")}
     return dict(name=getattr(fitness, "name", type(fitness).__name__)) | short
 
-def policy_of(space, entry)->Policy:
+def policy_of(space, entry)->Found:
     "The policy of an evaluation, with what was measured of it."
-    return space.decode(tuple(entry["genome"])).replace(measured={k: entry[k] for k in ("fitness", "bitops", "num_images")})
+    p = space.decode(tuple(entry["genome"]))
+    return Found(p.timesteps, p.tables, p.schedule, p.model, {k: entry[k] for k in ("fitness", "bitops", "num_images")}, space.net)
 
 # %% ../nbs/14_search.ipynb #cell-021
 def finish(
