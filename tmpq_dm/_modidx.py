@@ -125,6 +125,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tmpq_dm.deploy': { 'tmpq_dm.deploy.GridLayer': ('deploy.html#gridlayer', 'tmpq_dm/deploy.py'),
                                 'tmpq_dm.deploy.GridLayer.__init__': ('deploy.html#gridlayer.__init__', 'tmpq_dm/deploy.py'),
                                 'tmpq_dm.deploy.GridLayer.forward': ('deploy.html#gridlayer.forward', 'tmpq_dm/deploy.py'),
+                                'tmpq_dm.deploy.GridLayer.on_levels': ('deploy.html#gridlayer.on_levels', 'tmpq_dm/deploy.py'),
                                 'tmpq_dm.deploy.IntegerDenoiser': ('deploy.html#integerdenoiser', 'tmpq_dm/deploy.py'),
                                 'tmpq_dm.deploy.IntegerDenoiser.__call__': ('deploy.html#integerdenoiser.__call__', 'tmpq_dm/deploy.py'),
                                 'tmpq_dm.deploy.IntegerDenoiser.__init__': ('deploy.html#integerdenoiser.__init__', 'tmpq_dm/deploy.py'),

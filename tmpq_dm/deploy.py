@@ -46,11 +46,16 @@ class GridLayer(nn.Module):
         if self.a != FP: self.grids = list(grid_at(getattr(part, f"grid{self.a}"), 3, step))
 
     def forward(self, x):
-        if self.a != FP and self.split: x = torch.cat([on_grid(part, g, self.a) for part, g in zip((x[:, :self.split], x[:, self.split:]), self.grids)], 1)
-        elif self.a != FP: x = on_grid(x, self.grids[0], self.a)
-        weight = self.weight
-        if self.w != FP: weight = torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero, 0, *((-8, 7) if self.w <= 4 else (-128, 127)))
-        return self.run(x, weight, self.bias)
+        if self.a == FP: return self.run(x, self.on_levels(self.weight), self.bias)
+        if not self.split: return self.run(on_grid(x, self.grids[0], self.a), self.on_levels(self.weight), self.bias)
+        s, (first, second) = self.split, self.grids
+        return (self.run(on_grid(x[:, :s], first, self.a), self.on_levels(self.weight[:, :s]), self.bias)
+                + self.run(on_grid(x[:, s:], second, self.a), self.on_levels(self.weight[:, s:]), None))
+
+    def on_levels(self, weight):
+        "A weight, as integers and their scale."
+        if self.w == FP: return weight
+        return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero, 0, *((-8, 7) if self.w <= 4 else (-128, 127)))
 
 def grid_at(grid, timed_dim, step):
     "A grid, at a step if it has one for each."
