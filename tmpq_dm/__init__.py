@@ -18,6 +18,7 @@ _HOME = {
     "scheduler": ("SubsetDDIMScheduler",),
     "method": ("TmpqConfig",),
     "artifact": ("save_compressed", "load_compressed"),
+    "deploy": ("as_openvino", "load_openvino", "save_openvino"),
     "space": ("SearchSpace",),
     "search": ("search",),
 }

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODEL', 'bits_list', 'count', 'steps_range', 'real_side', 'get_supernet', 'cmd_divergence', 'where_it_changes',
            'show', 'cmd_cost', 'cmd_calibrate', 'supernet_of_run', 'run_search', 'cmd_search', 'save_figures',
-           'open_policy', 'cmd_evaluate', 'cmd_export', 'cmd_report', 'demo_args', 'demo_analysis', 'compare',
-           'format_rows', 'say', 'cmd_demo', 'Parser', 'add_command', 'add_search_options', 'add_calibration_options',
-           'make_parser', 'main']
+           'open_compressed', 'open_policy', 'cmd_evaluate', 'cmd_export', 'cmd_report', 'demo_args', 'demo_analysis',
+           'compare', 'format_rows', 'say', 'cmd_demo', 'Parser', 'add_command', 'add_search_options',
+           'add_calibration_options', 'make_parser', 'main']
 
 # %% ../nbs/15_cli.ipynb #cell-002
 import argparse, errno, json, sys
@@ -177,15 +177,22 @@ def save_figures(run, net, out):
     return paths
 
 # %% ../nbs/15_cli.ipynb #cell-017
+def open_compressed(folder):
+    "What a compressed model, of packed tensors or of integers, is sampled from."
+    if (Path(folder)/"integers.json").is_file():
+        from tmpq_dm.deploy import IntegerDenoiser, load_openvino
+        return IntegerDenoiser(load_openvino(folder))
+    from tmpq_dm.artifact import denoiser_of, load_compressed
+    return denoiser_of(load_compressed(folder))
+
 def open_policy(a):
     "(denoiser or supernet to sample from, policy) for evaluate and export; MODEL may be a compressed model."
     from tmpq_dm.reference import open_denoiser
     from tmpq_dm.sampling import uniform_timesteps
     from tmpq_dm.adaptation import Supernet
     if is_ours(a.model):
-        from tmpq_dm.artifact import denoiser_of, load_compressed
         require(not a.policy, "--policy", f"{a.model} is a compressed model and has a policy of its own; leave --policy out, or name the original model")
-        net = denoiser_of(load_compressed(a.model))
+        net = open_compressed(a.model)
         return net, net.policy
     den = open_denoiser(a.model)
     if not a.policy: return den, Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), FP, FP)
@@ -212,13 +219,18 @@ def cmd_evaluate(a):
     show(a, {k: m.to_dict() for k, m in found.items()}, "\n".join(str(m) for m in found.values()))
 
 def cmd_export(a):
-    "Write the model that a policy describes as a folder that diffusers loads: packed weights, scales, schedule, checksums."
-    from tmpq_dm.artifact import save_compressed
+    "Write the model that a policy describes: as a folder that diffusers loads, or for OpenVINO, which runs it in integers. MODEL with --policy, or a compressed model."
+    from tmpq_dm.artifact import load_compressed, pipeline, save_pipeline
     from tmpq_dm.folder import require_free
     require_free(a.out)
+    require(a.policy or is_ours(a.model), "export", "needs --policy; search one first, or name a compressed model")
     net, policy = open_policy(a)
-    require(a.policy, "export", "needs --policy; search one first")
-    save_compressed(net, policy, a.out)
+    require(not (Path(a.model)/"integers.json").is_file(), a.model, "has graphs already; export the model that they were made from")
+    pipe = load_compressed(a.model) if is_ours(a.model) else pipeline(net, policy)
+    if a.to == "openvino":
+        from tmpq_dm.deploy import as_openvino, save_openvino
+        save_openvino(as_openvino(pipe), a.out)
+    else: save_pipeline(pipe, policy, a.out)
     size = sum(f.stat().st_size for f in Path(a.out).rglob("*") if f.is_file())
     show(a, dict(out=a.out, bytes=size), f"{a.out}: {size:,} bytes")
 
@@ -386,7 +398,7 @@ def make_parser()->Parser:
         p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
         if name == "export":
             p.add_argument("--out", required=True, help="directory for the compressed model")
-            p.add_argument("--to", choices=("diffusers",), default="diffusers", help="what is to load it (default %(default)s)")
+            p.add_argument("--to", choices=("diffusers", "openvino"), default="diffusers", help="what is to load it; openvino runs it in integers (default %(default)s)")
         else:
             p.add_argument("--num-images", type=count, default=1000, help="(default %(default)s)")
             p.add_argument("--real", metavar="STATS", help="statistics of real images, .npz or .safetensors")

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['on_grid', 'GridLayer', 'grid_at', 'Now', 'Lookup', 'Twin', 'features_of', 'twin', 'attend_on_grids', 'groups_of',
-           'extra', 'openvino_graphs', 'IntegerUNet', 'as_openvino', 'IntegerDenoiser']
+           'extra', 'as_saved', 'openvino_graphs', 'IntegerUNet', 'as_openvino', 'IntegerDenoiser', 'save_openvino',
+           'load_openvino']
 
-# %% ../nbs/12_deploy.ipynb #cell-002
-import copy, json
+# %% ../nbs/12_deploy.ipynb #cell-003
+import copy, json, tempfile, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -19,7 +20,7 @@ from .supernet import Products, inside
 from .temporal import TemporalBlock
 from .packed import PackedDenoiser, PackedLayer, packed_parts, step_at
 
-# %% ../nbs/12_deploy.ipynb #cell-005
+# %% ../nbs/12_deploy.ipynb #cell-006
 def on_grid(
     x:Tensor,
     grid:Tensor,   # (2,) scale and zero point
@@ -61,7 +62,7 @@ def grid_at(grid, timed_dim, step):
     "A grid, at a step if it has one for each."
     return grid[step] if grid.dim() == timed_dim else grid
 
-# %% ../nbs/12_deploy.ipynb #cell-006
+# %% ../nbs/12_deploy.ipynb #cell-007
 @dataclass
 class Now:
     "The step that a twin is asked for, and the size of its batch."
@@ -126,7 +127,7 @@ def attend_on_grids(host, part, bits, path, step):
     host.__dict__.pop("forward")
     host.forward = inside(mode, host.forward)
 
-# %% ../nbs/12_deploy.ipynb #cell-008
+# %% ../nbs/12_deploy.ipynb #cell-009
 def groups_of(
     den:PackedDenoiser,
 )->list:   # of lists of steps
@@ -143,6 +144,15 @@ def extra(name):
     try: return import_module(name)
     except ImportError: raise TmpqError(f"{name}: is not installed; pip install 'tmpq-dm[{name}]'") from None
 
+def as_saved(
+    graph,   # `openvino.Model`
+):           # the same
+    "A graph as it is after it has been saved and read, which packs its weights."
+    ov = extra("openvino")
+    with tempfile.TemporaryDirectory() as d:
+        ov.save_model(graph, f"{d}/graph.xml", compress_to_fp16=False)
+        return ov.Core().read_model(Path(d, "graph.xml").read_bytes(), Path(d, "graph.bin").read_bytes())
+
 def openvino_graphs(
     den:PackedDenoiser,
 )->tuple:             # (list of `openvino.Model`, for each step the number of its graph)
@@ -150,11 +160,13 @@ def openvino_graphs(
     ov, features, graphs, graph_of_step = extra("openvino"), features_of(den), [], [0] * len(den.policy)
     x, step = torch.zeros(2, *den.shape), torch.zeros(1, dtype=torch.long)
     for k, steps in enumerate(groups_of(den)):
-        with torch.no_grad(): graphs.append(ov.convert_model(twin(den, steps, features), example_input=(x, step)))
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)     # of checks of shapes, which are the same every time
+            graphs.append(as_saved(ov.convert_model(twin(den, steps, features), example_input=(x, step))))
         for s in steps: graph_of_step[s] = k
     return graphs, graph_of_step
 
-# %% ../nbs/12_deploy.ipynb #cell-010
+# %% ../nbs/12_deploy.ipynb #cell-011
 class IntegerUNet(nn.Module):
     "What stands in a pipeline for the network: called with images and a timestep, answers from OpenVINO."
     def __init__(self,
@@ -169,12 +181,13 @@ class IntegerUNet(nn.Module):
         self.config, self.dtype = FrozenDict(spec["config"]), torch.float32
         self.policy, self.where = Policy.from_dict(spec["policy"]), step_at(spec["starts"], spec["num_train"])
 
+    device = torch.device("cpu")      # pipelines ask
+
     def request(self, graph, n):
         "An inference request for a size of batch."
         key = graph, n, self.threads or torch.get_num_threads()
         if key not in self.requests:
             ov, model = extra("openvino"), self.graphs[graph].clone()
-            c = self.spec["config"]
             model.reshape({0: [n, *self.spec["shape"]], 1: [1]})
             settings = dict(INFERENCE_NUM_THREADS=key[2], INFERENCE_PRECISION_HINT=self.precision, PERFORMANCE_HINT="LATENCY")
             self.requests[key] = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
@@ -201,7 +214,7 @@ def as_openvino(
     spec = dict(policy=den.policy.to_dict(), starts=pipe.unet.packed.spec["starts"], num_train=den.num_train_timesteps, graph_of_step=graph_of_step, shape=list(den.shape), config=config)
     return type(pipe)(unet=IntegerUNet(graphs, spec, **kwargs), scheduler=pipe.scheduler)
 
-# %% ../nbs/12_deploy.ipynb #cell-011
+# %% ../nbs/12_deploy.ipynb #cell-012
 class IntegerDenoiser:
     "A pipeline of integers, called as a `Denoiser` is."
     def __init__(self, pipe):
@@ -209,3 +222,26 @@ class IntegerDenoiser:
         self.fingerprint, self.num_train_timesteps = self.policy.model, pipe.unet.spec["num_train"]
 
     def __call__(self, x, t): return self.model(x, t).sample
+
+# %% ../nbs/12_deploy.ipynb #cell-014
+def save_openvino(
+    pipe,     # from `as_openvino`
+    folder,   # made; an older one of ours is replaced
+):
+    "Write a pipeline that computes in integers."
+    ov = extra("openvino")
+    with whole_folder(folder) as new:
+        for k, graph in enumerate(pipe.unet.graphs): ov.save_model(graph, new/f"graph-{k}.xml", compress_to_fp16=False)
+        write_json(new/"integers.json", pipe.unet.spec | dict(pipeline=type(pipe).__name__))
+        pipe.scheduler.save_pretrained(new/"scheduler")
+
+def load_openvino(
+    folder,        # as `save_openvino` wrote it
+    **kwargs,      # see `IntegerUNet`
+):                 # a diffusers pipeline
+    "A pipeline that computes in integers. Raises `TmpqError` naming the file if anything is missing or changed."
+    import diffusers
+    folder = check_folder(folder)
+    ov, spec = extra("openvino"), read_json(folder/"integers.json")
+    graphs = [ov.Core().read_model(folder/f"graph-{k}.xml") for k in range(1 + max(spec["graph_of_step"]))]
+    return getattr(diffusers, spec["pipeline"])(unet=IntegerUNet(graphs, spec, **kwargs), scheduler=SubsetDDIMScheduler.from_pretrained(folder/"scheduler"))
