@@ -224,9 +224,10 @@ def cmd_export(a):
     from tmpq_dm.folder import require_free
     require_free(a.out)
     require(a.policy or is_ours(a.model), "export", "needs --policy; search one first, or name a compressed model")
-    net, policy = open_policy(a)
     require(not (Path(a.model)/"integers.json").is_file(), a.model, "has graphs already; export the model that they were made from")
-    pipe = load_compressed(a.model) if is_ours(a.model) else pipeline(net, policy)
+    net, policy = open_policy(a)
+    if is_ours(a.model): pipe, policy = load_compressed(a.model), Policy.load(Path(a.model)/"policy.json")      # with what was measured of it
+    else: pipe = pipeline(net, policy)
     if a.to == "openvino":
         from tmpq_dm.deploy import as_openvino, save_openvino
         save_openvino(as_openvino(pipe), a.out)

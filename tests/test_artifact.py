@@ -1,0 +1,131 @@
+"""Compressed models from outside: written by the command line, read by diffusers in a process that knows nothing of us, damaged, killed."""
+import json, os, random, shutil, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from test_cli import ENV, refused, tmpq
+
+LOAD = """
+import sys, torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
+torch.set_num_threads(1)
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+save_file({"images": pipe(batch_size=2, generator=[torch.Generator().manual_seed(i) for i in range(2)], output_type="pt").images}, sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    "(policy file, supernet, compressed model) of the bundled model, made by the command line"
+    from tmpq_dm import Policy, Supernet, open_denoiser
+    d, den = tmp_path_factory.mktemp("small"), open_denoiser()
+    rng, bits = random.Random(0), (4, 8)
+    table = {o.name: (rng.choice(bits), rng.choice(bits)) for o in den.ops}
+    Policy((900, 500, 100), (table, {n: (8, 8) for n in table}), (0, 0, 1), den.fingerprint, dict(fitness=0.5, num_images=8)).save(d/"policy.json")
+    Supernet(den, bits).calibrate(32, 0, progress=False).save(d/"supernet")
+    r = tmpq("export", "reference", "--policy", d/"policy.json", "--supernet", d/"supernet", "--out", d/"model")
+    assert r.returncode == 0, r.stderr
+    return d/"policy.json", d/"supernet", d/"model"
+
+
+def images_of(folder, tmp_path):
+    from safetensors.torch import load_file
+    r = subprocess.run([sys.executable, "-c", LOAD, folder, tmp_path/"images"], capture_output=True, text=True, env=ENV)
+    assert r.returncode == 0, r.stderr
+    return load_file(tmp_path/"images")["images"]
+
+
+def test_diffusers_alone_draws_what_the_simulation_draws(small, tmp_path):
+    from tmpq_dm import Policy, Supernet, open_denoiser, sample
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    policy, net = Policy.load(small[0]), Supernet.load(small[1], open_denoiser())
+    noise = torch.stack([torch.randn(net.shape, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    expected = (sample(net.set_policy(policy), policy.timesteps, noise) / 2 + 0.5).clamp(0, 1)
+    torch.set_num_threads(threads)
+    assert torch.equal(images_of(small[2], tmp_path), expected)
+
+
+def test_a_folder_keeps_what_was_measured_and_no_places(small):
+    files = {p.relative_to(small[2]).as_posix(): p for p in small[2].rglob("*") if p.is_file()}
+    assert json.loads(files["policy.json"].read_text())["measured"] == dict(fitness=0.5, num_images=8)
+    texts = [p.read_text() for name, p in files.items() if p.suffix in (".json", ".md")]
+    assert not any(str(Path.cwd()) in t or "assets" in t or str(small[2].parent) in t for t in texts)
+    os.umask(mask := os.umask(0))
+    assert {oct(p.stat().st_mode & 0o777) for p in files.values()} == {oct(0o666 & ~mask)}
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_older_formats_become_new_ones(version, tmp_path):
+    from safetensors.torch import load_file
+    from tmpq_dm import load_compressed, sample
+    from tmpq_dm.artifact import denoiser_of
+    golden = Path(__file__).parent/"golden"/f"format-{version}"
+    r = tmpq("export", golden, "--to", "diffusers", "--out", tmp_path/"new")
+    assert r.returncode == 0, r.stderr
+    then, den = load_file(f"{golden}.safetensors"), denoiser_of(load_compressed(tmp_path/"new"))
+    assert (sample(den, den.policy.timesteps, then["noise"]) - then["images"]).abs().mean() < 1e-3
+
+
+def test_openvino_on_the_command_line(small, tmp_path):
+    r = tmpq("export", small[2], "--to", "openvino", "--out", tmp_path/"integers")
+    assert r.returncode == 0, r.stderr
+    found = {}
+    for name, model in (("simulation", small[2]), ("integers", tmp_path/"integers")):
+        r = tmpq("evaluate", model, "--num-images", "128", "--json")
+        assert r.returncode == 0, r.stderr
+        found[name] = json.loads(r.stdout)["fd"]
+    assert found["integers"]["low"] < found["simulation"]["value"] < found["integers"]["high"]
+    graph = tmp_path/"integers/graph-0.bin"
+    data = graph.read_bytes()
+    graph.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+    assert "graph-0.bin" in refused("evaluate", tmp_path/"integers")
+    assert "has graphs already" in refused("export", tmp_path/"integers", "--out", tmp_path/"again")
+
+
+def test_no_mutation_loads_silently(small, tmp_path):
+    "By the door of diffusers, too: 60 random changes of one file (the thousand of the experiment are in a notebook)."
+    from diffusers import DiffusionPipeline
+    from tmpq_dm import TmpqError, load_compressed
+    from tmpq_dm.folder import MANIFEST, listed
+    rng, folder = random.Random(0), tmp_path/"model"
+    for i in range(60):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(small[2], folder)
+        name, kind = rng.choice([*listed(folder), MANIFEST]), rng.choice(["flip", "cut", "grow", "remove", "add"])
+        path, data = folder/name, (folder/name).read_bytes()
+        at = rng.randrange(len(data))
+        if kind == "flip": path.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1:])
+        if kind == "cut": path.write_bytes(data[:at])
+        if kind == "grow": path.write_bytes(data[:at] + b" " + data[at:])
+        if kind == "remove": path.unlink()
+        if kind == "add": (path.parent/f"more{path.suffix}").write_bytes(data)
+        with pytest.raises(TmpqError) as e: load_compressed(folder)
+        assert str(folder) in str(e.value) and "\n" not in str(e.value), (kind, name)
+        if (kind, name) == ("remove", MANIFEST): continue       # without a manifest, diffusers has nothing to check with
+        with pytest.raises(Exception): DiffusionPipeline.from_pretrained(folder)
+
+
+def test_kills_leave_whole_folders_or_none(small, tmp_path):
+    from tmpq_dm import TmpqError, load_compressed
+    from tmpq_dm.folder import check_folder
+    script = f"""
+import sys
+from tmpq_dm import Policy, Supernet, open_denoiser, save_compressed
+net = Supernet.load({str(small[1])!r}, open_denoiser())
+policy = Policy.load({str(small[0])!r})
+print("ready", flush=True)
+while True: save_compressed(net, policy, sys.argv[1], max_shard_size="100KB")
+"""
+    rng, folder = random.Random(0), tmp_path/"model"
+    for i in range(4):
+        process = subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE, env=ENV)
+        process.stdout.readline()
+        time.sleep(rng.uniform(0, 1.5))
+        process.kill()
+        process.wait()
+        if folder.exists(): check_folder(folder)
+    r = tmpq("export", "reference", "--policy", small[0], "--supernet", small[1], "--out", folder)
+    assert r.returncode == 0 and os.listdir(tmp_path) == ["model"], r.stderr
+    load_compressed(folder)
