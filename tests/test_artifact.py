@@ -85,7 +85,7 @@ def test_openvino_on_the_command_line(small, tmp_path):
 
 
 def test_no_mutation_loads_silently(small, tmp_path):
-    "By the door of diffusers, too: 60 random changes of one file (the thousand of the experiment are in a notebook)."
+    "By the door of diffusers, too: 60 random changes of one file."
     from diffusers import DiffusionPipeline
     from tmpq_dm import TmpqError, load_compressed
     from tmpq_dm.folder import MANIFEST, listed
