@@ -28,7 +28,7 @@ class Method(str, Enum):
     TMPQ_DM = "tmpq_dm"
 
 SPEC_VERSION = 5
-SPEC = dict(policy=dict, starts=list, split=dict, timed=list, corrected=bool)    # fields of a spec and their types
+SPEC = dict(policy=dict, num_train=int, starts=list, split=dict, timed=list, corrected=bool)    # fields of a spec and their types
 
 @dataclasses.dataclass
 class TmpqConfig(QuantizationConfigMixin):
@@ -65,6 +65,7 @@ def check_spec(spec, where):
     require(isinstance(spec, dict) and all(isinstance(spec.get(k), kind) for k, kind in SPEC.items()), where, f"must have {', '.join(SPEC)}; export again")
     policy = Policy.from_dict(spec["policy"], f"{where}: policy")
     require(len(spec["starts"]) == len(policy) and all(isinstance(t, int) and not isinstance(t, bool) for t in spec["starts"]), f"{where}: starts", "must be a timestep for each step of the policy; export again")
+    require(spec["num_train"] > max(policy.timesteps), f"{where}: num_train", f"the policy's timesteps go up to {max(policy.timesteps)}; export again")
     unknown = (set(spec["timed"]) | set(spec["split"])) - set(policy.tables[0])
     require(not unknown, where, f"names unknown operations {sorted(unknown)[:3]}; export again")
 

@@ -36,7 +36,7 @@ def describe(
     where = nearest_known(torch.tensor(policy.timesteps), net.scheduler)
     starts = [(where == i).int().argmax().item() for i in range(len(policy))]
     require(torch.equal(step_at(starts, net.num_train_timesteps), where), "scheduler", "its log-SNR does not fall with t, so nothing can be keyed by t; use another noise schedule")
-    return dict(policy=policy.replace(measured={}).to_dict(), starts=starts, split={o.name: o.split for o in net.quantized if o.split and net.split},
+    return dict(policy=policy.replace(measured={}).to_dict(), num_train=net.num_train_timesteps, starts=starts, split={o.name: o.split for o in net.quantized if o.split and net.split},
                 timed=sorted({op for (op, _), acts in net.acts.items() if acts.where is not None}), corrected=net.fits is not None)
 
 def step_at(
@@ -163,10 +163,9 @@ def packed_parts(model)->dict:
 def wake(
     model:nn.Module,   # with its places filled
     spec:dict,
-    num_train:int=1000,
 )->nn.Module:
     "Make it run."
-    clock, where, scratch = Clock(), step_at(spec["starts"], num_train), Scratch()
+    clock, where, scratch = Clock(), step_at(spec["starts"], spec["num_train"]), Scratch()
     for part in packed_parts(model).values(): part.wake(clock, where, scratch)
     hooks = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
     model.packed = Packed(Policy.from_dict(spec["policy"]), spec, clock, where, hooks)
@@ -248,7 +247,7 @@ def packed(
         part = model.get_submodule(op.name[:-3] + ".products" if op.product else op.name)
         for name, tensor in buffers_of(net, op, pairs).items(): getattr(part, name).copy_(tensor)
     if spec["corrected"]: model.output_fits.copy_(net.fits[list(policy.timesteps)])
-    return wake(model, spec, net.num_train_timesteps).eval()
+    return wake(model, spec).eval()
 
 # %% ../nbs/11_packed.ipynb #cell-014
 class PackedDenoiser(Denoiser):
