@@ -67,7 +67,7 @@ from diffusers import DiffusionPipeline
 images = DiffusionPipeline.from_pretrained("this folder")(batch_size=16).images
 ```
 
-Made with [tmpq_dm](https://pypi.org/project/tmpq-dm), which checks the files against `manifest.json` when they are loaded.
+Made with tmpq_dm, which checks the files against `manifest.json` when they are loaded.
 {measured}"""
 
 def save_pipeline(

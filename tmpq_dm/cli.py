@@ -206,7 +206,7 @@ def open_policy(a):
     return net.set_policy(policy), policy
 
 def cmd_evaluate(a):
-    "Sample from a model, with or without a policy, and measure its images."
+    "Sample from a model, with or without a policy, or from a compressed one, and measure the images."
     from tmpq_dm.metrics import evaluate
     from tmpq_dm.reference import open_denoiser
     compressed = is_ours(a.model)
