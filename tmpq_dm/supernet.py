@@ -137,10 +137,13 @@ class Products(TorchFunctionMode):
 
     def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
         require(not is_causal and not enable_gqa, "model", "causal or grouped attention cannot be quantized; use plain attention")
-        q, k, p, v = (self.ports[o] for o in "qkpv")
-        logits = q(query) @ k(key).transpose(-1, -2) * (self.scales[0] * (scale or query.shape[-1] ** -0.5))
+        logits = self.qk(query, key, scale or query.shape[-1] ** -0.5)
         if attn_mask is not None: logits = logits + attn_mask if attn_mask.dtype != torch.bool else logits.masked_fill(~attn_mask, -math.inf)
-        return p(logits.softmax(-1)) @ v(value) * self.scales[1]
+        return self.pv(logits.softmax(-1), value)
+
+    def qk(self, q, k, factor): return self.ports["q"](q) @ self.ports["k"](k).transpose(-1, -2) * (self.scales[0] * factor)
+
+    def pv(self, p, v): return self.ports["p"](p) @ self.ports["v"](v) * self.scales[1]
 
 # %% ../nbs/08_supernet.ipynb #cell-017
 def inside(
