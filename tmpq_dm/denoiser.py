@@ -187,6 +187,7 @@ class Denoiser:
         if scheduler is None:
             from diffusers import DDPMScheduler
             scheduler = DDPMScheduler()
+        require(not getattr(scheduler.config, "thresholding", False), "scheduler: thresholding", "is not supported; set it to False in the scheduler's configuration")
         self.model, self.scheduler, self.calls = model.eval().to(memory_format=torch.channels_last), scheduler, 0
         self.shape = tuple(shape or sample_shape(model))
         self.ops = discover(self.model, self.shape)
@@ -235,6 +236,8 @@ def from_pipeline(
     "The denoiser inside a pipeline. Raises `TmpqError` for a pipeline without one."
     model = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     require(model is not None, f"model: {type(pipe).__name__}", "holds neither a unet nor a transformer; give a diffusion pipeline")
+    others = [name for name, part in pipe.components.items() if part is not None and part is not model and name != "scheduler"]
+    require(not others, f"model: {type(pipe).__name__}", f"has also {', '.join(others)}; only pipelines whose model draws the image itself are supported so far")
     require(hasattr(pipe.scheduler, "alphas_cumprod"), f"model: {type(pipe.scheduler).__name__}",
             "has no alphas_cumprod; only discrete-time schedulers are supported so far")
     return Denoiser(model, pipe.scheduler)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['on_grid', 'without_zero', 'GridProducts', 'GridLayer', 'grid_at', 'Now', 'Lookup', 'Twin', 'features_of', 'twin',
-           'attend_on_grids', 'groups_of', 'extra', 'as_saved', 'openvino_graphs', 'IntegerUNet', 'as_openvino',
-           'IntegerDenoiser', 'save_openvino', 'load_openvino']
+           'attend_on_grids', 'groups_of', 'extra', 'as_saved', 'openvino_graphs', 'on_eight_bits', 'IntegerUNet',
+           'as_openvino', 'IntegerDenoiser', 'save_openvino', 'load_openvino']
 
 # %% ../nbs/12_deploy.ipynb #cell-003
 import copy, json, tempfile, warnings
@@ -197,6 +197,18 @@ def openvino_graphs(
     return graphs, graph_of_step
 
 # %% ../nbs/12_deploy.ipynb #cell-013
+def on_eight_bits(
+    graph,   # `openvino.Model`; changed
+):           # the same graph
+    "Weights that are stored with 4 bits, as 8-bit integers: with 4 the plugin would compute in floating point."
+    import numpy as np
+    for op in graph.get_ops():
+        if op.get_type_name() != "Constant" or op.get_element_type().get_type_name() != "i4": continue
+        pairs = np.asarray(op.get_data()).view(np.uint8).ravel()                 # the first of two in the lower half
+        codes = np.stack([pairs & 15, pairs >> 4], 1).ravel()[:np.prod(op.shape)]
+        op.output(0).replace(extra("openvino").op.Constant(((codes ^ 8).astype(np.int8) - 8).reshape(list(op.shape))).output(0))
+    return graph
+
 class IntegerUNet(nn.Module):
     "What stands in a pipeline for the network: called with images and a timestep, answers from OpenVINO."
     def __init__(self,
@@ -217,7 +229,7 @@ class IntegerUNet(nn.Module):
         "An inference request for a size of batch."
         key = graph, n, self.threads or torch.get_num_threads()
         if key not in self.requests:
-            ov, model = extra("openvino"), self.graphs[graph].clone()
+            ov, model = extra("openvino"), on_eight_bits(self.graphs[graph].clone())
             model.reshape({0: [n, *self.spec["shape"]], 1: [1]})
             settings = dict(INFERENCE_NUM_THREADS=key[2], INFERENCE_PRECISION_HINT=self.precision, PERFORMANCE_HINT="LATENCY")
             self.requests[key] = ov.Core().compile_model(model, "CPU", settings).create_infer_request()

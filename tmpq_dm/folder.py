@@ -36,7 +36,8 @@ def as_text(manifest:dict)->str:
 
 def manifest_of(folder)->dict:
     "The manifest of the files that are there."
-    content = dict(format=FORMAT, format_version=VERSION, sha256={name: sha256(Path(folder)/name) for name in listed(folder)})
+    card = Path(folder)/CARD
+    content = dict(format=FORMAT, format_version=VERSION, card=sha256(card) if card.is_file() else None, sha256={name: sha256(Path(folder)/name) for name in listed(folder)})
     return content | dict(seal=seal(content))
 
 def check_folder(
@@ -59,7 +60,7 @@ def check_above(
     path,   # a file or folder
 ):
     "Check the compressed model that `path` is a part of, if it is of one. Raises `TmpqError` like `check_folder`."
-    path = Path(path)
+    path = Path(path).absolute()
     for folder in (path, path.parent, path.parent.parent):
         if (folder/MANIFEST).is_file() and is_ours(folder): return check_folder(folder)
 
@@ -77,9 +78,13 @@ def require_free(
     folder = Path(folder)
     require(not folder.exists() or folder.is_dir(), str(folder), "is a file; choose a folder for --out")
     if not folder.exists() or not any(folder.iterdir()): return
-    m = read_json(folder/MANIFEST) if (folder/MANIFEST).is_file() else None
+    try: m = read_json(folder/MANIFEST)
+    except TmpqError: m = None
     ours = isinstance(m, dict) and m.get("format") == FORMAT and isinstance(m.get("sha256"), dict)
-    require(ours and set(listed(folder)) <= set(m["sha256"]), str(folder), "holds something else; choose an empty or new --out")
+    mine = set(listed(folder)) <= set(m["sha256"]) and not any(p.name.startswith(".") for p in folder.iterdir()) if ours else False
+    require(mine, str(folder), "holds something else; remove it, or choose an empty or new --out")
+    card = folder/CARD
+    require(not card.is_file() or m.get("card", sha256(card)) == sha256(card), f"{folder}/{CARD}", "was edited; move it away, or choose another --out")
 
 def settle(folder, new, old):
     "Put right what a killed process left."
@@ -116,7 +121,7 @@ def whole_folder(
                 settle(folder, new, old)
                 lock.unlink(missing_ok=True)
     except Timeout: raise TmpqError(f"{folder}: is being written by another process; wait for it, or choose another --out") from None
-    except OSError as e: raise TmpqError(f"{folder}: cannot be written ({e.strerror}); free space or choose another --out") from e
+    except OSError as e: raise TmpqError(f"{folder}: cannot be written ({e.strerror or e}); free space or choose another --out") from e
 
 def finish(folder):
     "The manifest, the usual permissions, and everything on the disk."

@@ -55,9 +55,10 @@ class SubsetDDIMScheduler(DDIMScheduler):
     ):
         "Choose the timesteps to come. A list in the configuration stands: pipelines ask for a number of steps whether or not somebody chose it."
         ts = timesteps if timesteps is not None else self.config.custom_timesteps
+        require(ts is not None or num_inference_steps is not None, "set_timesteps", "needs timesteps, or how many steps to space evenly")
         if ts is None: return super().set_timesteps(num_inference_steps, device)
         ts = descending(ts, self.config.num_train_timesteps)
-        if timesteps is None and num_inference_steps not in (None, len(ts), self.config.num_train_timesteps):
+        if timesteps is None and num_inference_steps not in (None, len(ts), self.config.num_train_timesteps, 1000):      # 1,000 if nobody asked
             log.warning(f"this model was compressed for {len(ts)} steps, and takes these instead of {num_inference_steps}; pass set_timesteps(timesteps=...) for others")
         self.num_inference_steps, self.timesteps = len(ts), torch.tensor(ts, device=device)
 
@@ -73,7 +74,9 @@ class SubsetDDIMScheduler(DDIMScheduler):
         use_clipped_model_output:bool=False,   # take the noise from the clipped image (GLIDE)
         generator=None, variance_noise:Tensor=None, return_dict:bool=True,
     ):
-        "From `timestep` to the next one in the list; arguments and result as in `DDIMScheduler.step`."
+        "From `timestep` to the next one in the list; arguments and result as in `DDIMScheduler.step`. Raises `TmpqError` for a timestep that is not in the list."
+        require(self.num_inference_steps is not None, "timesteps", "are not set; call set_timesteps first")
+        require(generator is None or variance_noise is None, "variance_noise", "is given, and a generator to draw it; give one of them")
         a, after = self.alphas_cumprod[timestep], self.next_timestep(timestep)
         a_after = self.alphas_cumprod[after] if after >= 0 else final_alpha(self)
         x0, eps = estimate(self, model_output, sample, timestep)

@@ -116,13 +116,15 @@ class TemporalBlock:
 
     @property
     def features(self):
-        "The operations whose outputs leave the block: the temporal features."
+        "The operations whose outputs leave the block: the temporal features. Raises `TmpqError` if something else leaves it, too."
         found, reach = set(), {}      # key -> the operations that it comes from, without another one between
+        direct = self.start in self.left
         for n in self.tape:
             sources = {n.op} if n.op else set()
             if not n.op: replaced((n.args, n.kwargs), lambda a: sources.update(reach.get(a.key, ())) if isinstance(a, Earlier) else None)
             reach |= dict.fromkeys(n.outs, sources)
-            if self.left & set(n.outs): found |= sources
+            if self.left & set(n.outs): found, direct = found | sources, direct or not sources
+        require(not direct, "model", "its image side takes the timestep itself, not only what layers make of it; that is not supported")
         return [op for op in self.ops if op in found]
 
 # %% ../nbs/07_temporal.ipynb #cell-015
