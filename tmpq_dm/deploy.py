@@ -18,7 +18,7 @@ from .policy import FP, Policy, TmpqError, read_json, require, write_json
 from .scheduler import SubsetDDIMScheduler
 from .supernet import Products, inside
 from .temporal import TemporalBlock
-from .packed import PackedDenoiser, PackedLayer, packed_parts, step_at
+from .packed import PackedDenoiser, PackedLayer, host_of, packed_parts, step_at
 
 # %% ../nbs/12_deploy.ipynb #cell-006
 def on_grid(
@@ -146,7 +146,7 @@ def twin(
     for path, part in packed_parts(model).items():
         if path in features: model.set_submodule(path, Lookup(features[path], now))
         elif isinstance(part, PackedLayer): model.set_submodule(path, GridLayer(part, bits[path], steps[0]))
-        else: attend_on_grids(model.get_submodule(path.removesuffix(".products")), part, bits, path.removesuffix(".products"), steps[0])
+        else: attend_on_grids(model.get_submodule(host_of(path)), part, bits, host_of(path), steps[0])
     for path in set(features) - set(packed_parts(den.model)): model.set_submodule(path, Lookup(features[path], now))
     return Twin(model, now, den.model.output_fits.clone() if den.model.packed.spec["corrected"] else None).eval()
 
@@ -162,8 +162,8 @@ def groups_of(
     den:PackedDenoiser,
 )->list:   # of lists of steps
     "Steps that can share a graph."
-    spec, features = den.model.packed.spec, {o.name for o in den.plain.ops if o.role == "temporal"}
-    each_its_own = bool(set(spec["timed"]) - features)
+    spec, temporal = den.model.packed.spec, {o.name for o in den.plain.ops if o.role == "temporal"}
+    each_its_own = bool(set(spec["timed"]) - temporal)
     found = {}
     for i in range(len(den.policy)): found.setdefault(i if each_its_own else json.dumps(sorted(den.policy.bits(i).items())), []).append(i)
     return list(found.values())
@@ -239,9 +239,10 @@ class IntegerUNet(nn.Module):
         from diffusers.models.unets.unet_2d import UNet2DOutput
         t = torch.as_tensor(timestep).reshape(-1)
         require(bool((t == t[0]).all()), "timestep", "a batch has one timestep here; call it with one")
+        require(0 <= t[0] < len(self.where), "timestep", f"{int(t[0])} is not between 0 and {len(self.where) - 1}, on which the model was trained")
         step = self.where[int(t[0])].item()
         request = self.request(self.spec["graph_of_step"][step], len(sample))
-        out = request.infer([sample.contiguous().numpy(), torch.tensor([step]).numpy()])
+        out = request.infer([sample.detach().contiguous().numpy(), torch.tensor([step]).numpy()])
         y = torch.from_numpy(next(iter(out.values())).copy())
         return UNet2DOutput(sample=y) if return_dict else (y,)
 
@@ -284,6 +285,7 @@ def load_openvino(
     "A pipeline that computes in integers. Raises `TmpqError` naming the file if anything is missing or changed."
     import diffusers
     folder = check_folder(folder)
+    require((folder/"integers.json").is_file(), str(folder), "holds no graphs of integers; take load_compressed, then as_openvino")
     ov, spec = extra("openvino"), read_json(folder/"integers.json")
     graphs = [ov.Core().read_model(folder/f"graph-{k}.xml") for k in range(1 + max(spec["graph_of_step"]))]
     return getattr(diffusers, spec["pipeline"])(unet=IntegerUNet(graphs, spec, **kwargs), scheduler=SubsetDDIMScheduler.from_pretrained(folder/"scheduler"))

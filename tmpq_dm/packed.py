@@ -27,7 +27,7 @@ def pairs_of(
     name:str,
 )->list:           # of (bits, bits), each once
     "The settings in which a policy uses an operation."
-    return sorted({table[name] for table in policy.tables})
+    return sorted({tuple(table[name]) for table in policy.tables})
 
 def describe(
     net:Supernet,      # set to the policy
