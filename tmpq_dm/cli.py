@@ -169,7 +169,7 @@ def save_figures(run, net, out):
     import matplotlib.pyplot as plt
     from tmpq_dm.plotting import save_fig
     from tmpq_dm.report import plot_bits, plot_front, plot_progress
-    figures = dict(front=plot_front(run.evaluations, run.front, run.budget),
+    figures = dict(front=plot_front(run.evaluations, run.front, run.budget, price=run.price),
                    bits=plot_bits(run.best, net.ops, run.space.groups, net.num_train_timesteps),
                    progress=plot_progress(run.evaluations, run.front[0].measured["num_images"]))
     paths = {name: save_fig(fig, name, Path(out)/"figures")[-1] for name, fig in figures.items()}

@@ -11,7 +11,7 @@ import base64, html, math
 from pathlib import Path
 from .policy import FP, Policy, read_json, require, write_atomic
 from .plotting import BLUE, COLUMN, GREY, ORANGE, PAGE, RED, style
-from .record import fitness_of, read_lines
+from .record import cost_of, fitness_of, read_lines
 
 # %% ../nbs/14_report.ipynb #cell-005
 def heat(entries, num_images)->list:
@@ -26,21 +26,22 @@ def steps_of(entry)->int:
 def plot_front(
     entries:list,          # evaluations
     front:list,            # policies of the front, with 'bitops', 'fitness' and 'num_images' measured
-    budget:int=None,       # drawn as a line
+    budget:float=None,     # drawn as a line
     name:str="fitness",
+    price:dict=None,       # name and unit of what the budget bounds; None: BitOPs
 ):                         # figure
-    "Fitness against BitOPs, with the front."
+    "Fitness against BitOPs, or against another price, with the front."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
-    points = heat(entries, front[0].measured["num_images"])
+    points, scale = heat(entries, front[0].measured["num_images"]), 1 if price else 1e9
     with style():
         fig, ax = plt.subplots(figsize=(COLUMN, 2.4))
-        dots = ax.scatter([e["bitops"]/1e9 for e in points], [fitness_of(e) for e in points], c=[steps_of(e) for e in points], s=7, cmap="cividis",
+        dots = ax.scatter([cost_of(e)/scale for e in points], [fitness_of(e) for e in points], c=[steps_of(e) for e in points], s=7, cmap="cividis",
                           alpha=0.8, linewidths=0)
-        ax.step([p.measured["bitops"]/1e9 for p in front], [p.measured["fitness"] for p in front], where="post", color=RED, lw=1.2, label="front")
-        if budget: ax.axvline(budget/1e9, color=GREY, lw=0.8, ls=":", label="budget")
+        ax.step([cost_of(p.measured)/scale for p in front], [p.measured["fitness"] for p in front], where="post", color=RED, lw=1.2, label="front")
+        if budget: ax.axvline(budget/scale, color=GREY, lw=0.8, ls=":", label="budget")
         fig.colorbar(dots, ax=ax, label="steps", ticks=MaxNLocator(5, integer=True))
-        ax.set(xlabel="BitOPs of an image (G)", ylabel=name)
+        ax.set(xlabel=f"{price['name']} ({price['unit']})" if price else "BitOPs of an image (G)", ylabel=name)
         ax.yaxis.set_major_locator(MaxNLocator(5))       # few and short labels: more of them would move the axis after the layout is made
         ax.legend()
     return fig
@@ -123,7 +124,7 @@ def settings_html(settings:dict)->str:
     rows = [("model", space["model"]), ("timesteps", f"{space['steps'][0]} to {space['steps'][1]} of {space['num_train_timesteps']}, from {len(space['groups'])} groups"),
             ("bits", ", ".join(map(str, space["bits"]))), ("fitness", s["fitness"]["name"]),
             ("operations", f"{len(space['ops'])}, {len(space['float_ops'])} of them in floating point"),
-            ("images", s["num_images"]), ("budget", f"{s['budget']/1e9:,.2f} G BitOPs"), ("search", s["preset"]), ("seed", s["seed"])]
+            ("images", s["num_images"]), ("budget", f"{s['budget']:.4g} {s['price']['unit']} of {s['price']['name']}" if "price" in s else f"{s['budget']/1e9:,.2f} G BitOPs"), ("search", s["preset"]), ("seed", s["seed"])]
     return "<h2>Settings</h2>" + table_html(["", ""], rows)
 
 # %% ../nbs/14_report.ipynb #cell-018

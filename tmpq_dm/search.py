@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tqdm.auto import tqdm
 from .policy import Policy, require, write_json
-from .cost import CostModel, as_budget, cheapest, uniform_bitops
+from .cost import CostModel, as_budget, at_most, uniform_bitops
 from .space import SearchSpace, spread
-from .record import Record, fitness_of
+from .record import Record, cost_of, fitness_of
 
 # %% ../nbs/14_search.ipynb #cell-005
 def individual(
@@ -34,11 +34,11 @@ def individual(
     return one
 
 def front(
-    entries:list,    # evaluations with 'genome', 'bitops' and 'fitness'
-)->list:             # those that no other beats in both BitOPs and fitness, cheapest first
+    entries:list,    # evaluations with 'genome', 'fitness' and 'bitops'; 'cost', if the budget is on another price
+)->list:             # those that no other beats in both cost and fitness, cheapest first
     "The non-dominated evaluations."
     from deap import tools
-    each = [individual((i,), e["bitops"], fitness_of(e)) for i, e in enumerate(entries) if math.isfinite(fitness_of(e))]
+    each = [individual((i,), cost_of(e), fitness_of(e)) for i, e in enumerate(entries) if math.isfinite(fitness_of(e))]
     best = tools.sortNondominated(each, len(each), first_front_only=True)[0] if each else []
     unique = {b.fitness.values: entries[b[0]] for b in best}
     return [unique[k] for k in sorted(unique)]
@@ -53,10 +53,12 @@ class Evaluator:
         space:SearchSpace, fitness, record:Record,
         max_calls:int,   # of the denoiser, in all: images × steps
         bar=None,        # tqdm bar over the calls
+        price=None,      # a `Price`, which the budget bounds; BitOPs if None
     ):
         self.space, self.fitness, self.record, self.max_calls, self.bar = space, fitness, record, max_calls, bar
         self.most_images, self.adapting = len(getattr(fitness, "noise", ())), getattr(space.net, "adapting_calls", lambda steps: 0)
-        self.cost, self.calls, self.seconds, self.order = CostModel(space.net), getattr(fitness, "calls_made", 0), 0.0, {}
+        self.bitops, self.calls, self.seconds, self.order = CostModel(space.net), getattr(fitness, "calls_made", 0), 0.0, {}
+        self.price = price or self.bitops
 
     def __call__(self, genome, num_images)->float:
         key = (tuple(genome), num_images)
@@ -73,7 +75,8 @@ class Evaluator:
         started = time.perf_counter()
         value = float(self.fitness(self.space.net, policy, num_images))
         self.seconds += time.perf_counter() - started
-        return self.record.add(genome=list(genome), num_images=num_images, fitness=value, bitops=self.cost.bitops(policy), calls=calls, steps=len(policy))
+        also = {} if self.price is self.bitops else dict(cost=self.price(policy))
+        return self.record.add(genome=list(genome), num_images=num_images, fitness=value, bitops=self.bitops(policy), calls=calls, steps=len(policy), **also)
 
     def show(self, calls):
         best = self.best(1)
@@ -101,8 +104,8 @@ def legal(
     "The first genome that costs no more than the budget; a repaired one after `tries` draws."
     for _ in range(tries):
         g = draw()
-        if ev.cost.bitops(ev.space.decode(g)) <= budget: return g
-    return ev.space.repair(g, budget, ev.cost, rng)
+        if ev.price(ev.space.decode(g)) <= budget: return g
+    return ev.space.repair(g, budget, ev.price, rng)
 
 # %% ../nbs/14_search.ipynb #cell-011
 def published(
@@ -113,7 +116,7 @@ def published(
     space, tenth = ev.space, population // 10
     new = lambda f, *args: legal(lambda: f(*args), ev, budget, rng)
     middle = min(space.bits, key=lambda b: abs(b - 6))
-    first = space.repair(space.uniform(middle), budget, ev.cost, rng)
+    first = space.repair(space.uniform(middle), budget, ev.price, rng)
     genomes = [first] + [new(space.mutate, first, 0.1, rng) for _ in range(5*tenth - 1)] + [new(space.random, rng) for _ in range(5*tenth)]
     for _ in range(generations):
         for g in genomes: ev(g, num_images)
@@ -126,7 +129,7 @@ def published(
 # %% ../nbs/14_search.ipynb #cell-013
 def spent(ev:Evaluator, genome, budget, rng)->tuple:
     "A genome within the budget that leaves as little of it as possible."
-    return ev.space.spend(ev.space.repair(genome, budget, ev.cost, rng), budget, ev.cost, rng)
+    return ev.space.spend(ev.space.repair(genome, budget, ev.price, rng), budget, ev.price, rng)
 
 def first_generation(
     ev:Evaluator, budget:int, rng, size:int,
@@ -134,9 +137,10 @@ def first_generation(
 )->list:
     "Uniform policies: evenly spaced in time, at the middle, and at the end of evenly spaced groups, for several numbers of steps; then random ones."
     (lo, hi), bits = ev.space.steps, ev.space.bits
-    price = lambda b: ev.cost.passes * uniform_bitops(ev.space.net, b, 1)
-    counts = sorted({round(lo + i*(hi - lo)/4) for i in range(5)} | {min(hi, max(lo, int(budget // price(bits[-1]))))})
-    highest = {n: max([b for b in bits if n * price(b) <= budget], default=bits[0]) for n in counts}
+    each = {b: ev.price.cheapest((b,), 1) for b in bits}
+    times = lambda n: n if ev.price.per_step else 1
+    counts = sorted({round(lo + i*(hi - lo)/4) for i in range(5)} | ({min(hi, max(lo, int(budget // each[bits[-1]])))} if ev.price.per_step else set()))
+    highest = {n: max([b for b in bits if times(n) * each[b] <= budget], default=bits[0]) for n in counts}
     starts = [(n, ts) for at in (None, 0.5, 1) for n in counts if len(ts := spread(ev.space, n, at)) >= lo]
     genomes = [fit(ev, ev.space.uniform(highest[n], ts), budget, rng) for n, ts in starts]
     return genomes[:size] + [fit(ev, ev.space.random(rng), budget, rng) for _ in range(size - len(genomes))]
@@ -150,7 +154,7 @@ def race(
     "Judge many genomes on few images, and the best of them on all. A third of the places is for those that save a tenth of the budget and that nothing cheaper beats."
     few, places = min(num_images, max(2, num_images // fraction)), max(1, len(genomes) // fraction)
     ranked = sorted(genomes, key=lambda g: ev(g, few))
-    cheap = [tuple(e["genome"]) for e in front([ev.order[g, few] for g in ranked]) if e["bitops"] < 0.9 * budget][:places // 3]
+    cheap = [tuple(e["genome"]) for e in front([ev.order[g, few] for g in ranked]) if cost_of(e) < 0.9 * budget][:places // 3]
     for g in list(dict.fromkeys([*cheap, *ranked]))[:places]: ev(g, num_images)
 
 def child(space, parents, rng)->tuple:
@@ -180,7 +184,7 @@ def next_generation(ev, budget, rng, num_images, population, parents, fit, vary,
     "Children that were not seen before; every fourth descends from the front and gets a smaller budget."
     best, cheap, genomes = ev.best(parents, num_images), ev.front(num_images), []
     for i in range(50 * population):
-        family, limit = (cheap or best, smaller(ev.space, budget, rng)) if i % 4 == 3 else (best, budget)
+        family, limit = (cheap or best, smaller(ev, budget, rng)) if i % 4 == 3 else (best, budget)
         g = fit(ev, vary(ev.space, family, rng), limit, rng)
         if g not in seen and g not in genomes: genomes.append(g)
         if len(genomes) == population: break
@@ -202,10 +206,10 @@ def reserved(ev, calls):
     except Spent: pass
     finally: ev.max_calls += calls
 
-def smaller(space, budget, rng)->int:
+def smaller(ev, budget, rng)->float:
     "A random budget, from 30 % of the whole or what the cheapest policy costs, to the whole."
-    least = max(0.3 * budget, cheapest(space.net, space.bits, space.steps[0], space.float_ops))
-    return int(rng.uniform(least, budget)) if least < budget else budget
+    least = max(0.3 * budget, ev.price.cheapest(ev.space.bits, ev.space.steps[0], ev.space.float_ops))
+    return type(budget)(rng.uniform(least, budget)) if least < budget else budget
 
 PRESETS = dict(published=published, default=default)
 
@@ -226,7 +230,8 @@ class Found(Policy):
 @dataclass
 class Run:
     "What a search found."
-    space:SearchSpace; best:Found; front:list; evaluations:list; logbook:object; budget:int; calls:int
+    space:SearchSpace; best:Found; front:list; evaluations:list; logbook:object; budget:float; calls:int
+    price:dict=None                  # name and unit of what the budget bounds; None: BitOPs
     seconds_total:float = 0.0        # of this call of `search`
     seconds_in_fitness:float = 0.0   # of that
     out:Path = None
@@ -242,7 +247,7 @@ def describe_fitness(fitness)->dict:
 def policy_of(space, entry)->Found:
     "The policy of an evaluation, with what was measured of it."
     p = space.decode(tuple(entry["genome"]))
-    return Found(p.timesteps, p.tables, p.schedule, p.model, {k: entry[k] for k in ("fitness", "bitops", "num_images")}, space.net)
+    return Found(p.timesteps, p.tables, p.schedule, p.model, {k: entry[k] for k in ("fitness", "bitops", "num_images", "cost") if k in entry}, space.net)
 
 # %% ../nbs/14_search.ipynb #cell-021
 def finish(
@@ -256,7 +261,7 @@ def finish(
     best = ev.order[tuple(ev.best(1)[0]), ev.images()]
     entries = [e for (_, m), e in ev.order.items() if m == min(num_images, ev.images())]
     run = Run(space, policy_of(space, best), [policy_of(space, e) for e in front(entries)], list(ev.order.values()), logbook, budget, ev.calls,
-              out=out)
+              None if ev.price is ev.bitops else dict(name=ev.price.name, unit=ev.price.unit), out=out)
     if out:
         write_json(out/"best/policy.json", run.best.to_dict())
         write_json(out/"front.json", [p.to_dict() for p in run.front])
@@ -274,7 +279,7 @@ def check_preset(preset:str, population=None):
 def search(
     space:SearchSpace,
     fitness,               # `fitness(net, policy, num_images) -> float`, lower is better; see `make_fitness`
-    budget=None,           # `bitops.fraction(r)`, a share of W8A8 at 100 steps, or a number of BitOPs; None: W6A6 at the most steps
+    budget=None,           # `bitops.fraction(r)`, a share of W8A8 at 100 steps, a number of BitOPs, or a `Budget` on another price; None: W6A6 at the most steps
     out=None,              # folder of the run; None: in memory
     preset:str="default",  # 'default' or 'published'
     num_images:int=None,   # for an evaluation; all that the fitness has, if None; if it has more, the default judges the best few on all
@@ -290,16 +295,18 @@ def search(
     num_images = len(fitness.noise) if num_images is None else num_images
     for name, n in dict(num_images=num_images, max_calls=max_calls, population=population, generations=generations).items():
         require(n is None or n >= 1, f"search: {name}", f"is {n}; give at least 1")
-    limit = as_budget(budget).resolve(space.net) if budget is not None else uniform_bitops(space.net, 6, space.steps[1])
+    budget = as_budget(budget if budget is not None else at_most(uniform_bitops(space.net, 6, space.steps[1])))
+    limit, price = budget.resolve(space.net), budget.price(space.net)
     sizes = {k: v for k, v in dict(population=population, generations=generations).items() if v is not None}
     if generations is None and max_calls is None and preset == "default": sizes["generations"] = 20
-    space.repair(space.cheapest(), limit, CostModel(space.net), random.Random(0))      # refuses a budget that is too small
+    space.repair(space.cheapest(), limit, price, random.Random(0))      # refuses a budget that is too small
     settings = dict(space=space.describe(), fitness=describe_fitness(fitness), budget=limit, preset=preset, num_images=num_images,
                     max_calls=max_calls, seed=seed, sizes=sizes,
                     supernet=getattr(space.net, "settings", None), options={k: str(getattr(v, "__name__", v)) for k, v in options.items()})
+    if not isinstance(price, CostModel): settings |= dict(price=dict(name=price.name, unit=price.unit))
     record, started = Record(settings, out), time.perf_counter()
     bar = tqdm(total=max_calls, desc="searching", unit=" calls", disable=None if progress else True)
-    ev = Evaluator(space, fitness, record, math.inf if max_calls is None else max_calls, bar)
+    ev = Evaluator(space, fitness, record, math.inf if max_calls is None else max_calls, bar, None if isinstance(price, CostModel) else price)
     logbook = evolve(PRESETS[preset](ev, limit, random.Random(seed), num_images, **sizes, **options), ev)
     bar.close()
     return finish(space, ev, logbook, limit, num_images, Path(out) if out else None, started)

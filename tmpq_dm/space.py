@@ -279,60 +279,67 @@ def change(
     bits:list,           # bit genes
     i:int,               # which of them
     direction:int,       # 1: one notch up, -1: one notch down
-)->int:                  # its size; 0 if there is no further notch
-    "By how much the BitOPs of one step change when one operand moves by a notch."
-    j = space.bits.index(bits[i]) + direction
-    return space.ops[i // 2].macs * abs(space.bits[j] - bits[i]) * bits[i ^ 1] if 0 <= j < len(space.bits) else 0
+    price,               # a `Price`
+)->float:                # its size; None if there is no further notch
+    "By how much the price changes when one operand moves by a notch."
+    j, o, k = space.bits.index(bits[i]) + direction, space.ops[i // 2], i - i % 2
+    if not 0 <= j < len(space.bits): return None
+    moved = (space.bits[j], bits[i ^ 1]) if i == k else (bits[i ^ 1], space.bits[j])
+    return abs(price.op(o, *moved) - price.op(o, *bits[k:k + 2]))
 
 def move(
     space:SearchSpace,
     bits:list, changes:list,   # bit genes and the `change` of each, updated in place
-    i:int, direction:int,
-)->int:
+    i:int, direction:int, price,
+)->float:
     "Move one operand by a notch; returns what that changed."
     moved = changes[i]
     bits[i] = space.bits[space.bits.index(bits[i]) + direction]
-    for k in (i, i ^ 1): changes[k] = change(space, bits, k, direction)   # the other operand of the same product
+    for k in (i, i ^ 1): changes[k] = change(space, bits, k, direction, price)   # the other operand of the same product
     return moved
 
 # %% ../nbs/13_space.ipynb #cell-040
 def step_cost(
     space:SearchSpace,
     bits:list,           # bit genes
-)->int:
-    "BitOPs of one step, operations in floating point included."
-    kept = sum(o.macs * FP * FP for o in space.net.ops if o.name in space.float_ops)
-    return kept + sum(o.macs * bits[2*i] * bits[2*i + 1] for i, o in enumerate(space.ops))
+    price,               # a `Price`
+)->float:
+    "The price of one step, or of the model if the price is not one of steps; operations in floating point included."
+    kept = sum(price.op(o, FP, FP) for o in space.net.ops if o.name in space.float_ops)
+    return price.base + kept + sum(price.op(o, bits[2*i], bits[2*i + 1]) for i, o in enumerate(space.ops))
 
 def lower(
     space:SearchSpace,
     bits:list,           # bit genes, changed in place
-    allowed:int,         # BitOPs of one step
+    allowed:float,       # for one step
+    price,               # a `Price`
     rng,                 # `random.Random`
 ):
-    "Lower random operands, in proportion to what it saves, until one step costs no more than is allowed."
-    price, saves = step_cost(space, bits), [change(space, bits, i, -1) for i in range(len(bits))]
-    while price > allowed:
-        i = rng.choices(range(len(bits)), saves)[0]
-        price -= move(space, bits, saves, i, -1)
+    "Lower random operands, in proportion to what it saves, until the price is no more than is allowed."
+    costs, saves = step_cost(space, bits, price), [change(space, bits, i, -1, price) for i in range(len(bits))]
+    while costs > allowed:
+        weights = [s or 0 for s in saves]
+        if not any(weights): weights = [s is not None for s in saves]      # floating point may cost the same until both operands have left it
+        i = rng.choices(range(len(bits)), weights)[0]
+        costs -= move(space, bits, saves, i, -1, price)
 
 # %% ../nbs/13_space.ipynb #cell-041
 def repair(
     self:SearchSpace,
     genome:tuple,
-    budget:int,          # BitOPs
-    cost,                # a `CostModel`
+    budget:float,
+    price,               # a `Price`, for example a `CostModel`
     rng,                 # `random.Random`
 )->tuple:                # itself if it costs no more than the budget
     "A similar genome under the budget. Raises `TmpqError`, naming the cheapest, if there is none."
-    G, fewest = len(self.groups), self.steps[0]
+    G, fewest = len(self.groups), self.steps[0] if price.per_step else 1
     steps, bits = list(genome[:G]), list(genome[G:])
-    least = cost.passes * step_cost(self, [self.bits[0]] * len(bits))
-    require(fewest * least <= budget, "budget", f"{budget:,} BitOPs is below the cheapest policy of this space, {fewest} steps at {self.bits[0]} bits: "
-            f"{fewest * least:,}; raise the budget, or allow fewer steps or bits")
+    least = step_cost(self, [self.bits[0]] * len(bits), price)
+    require(fewest * least <= budget, "budget", f"{price.said(budget)} is below the cheapest policy of this space, {self.steps[0]} steps at {self.bits[0]} bits: "
+            f"{price.said(fewest * least)}; raise the budget, or allow fewer steps or bits")
     used = [i for i, t in enumerate(steps) if t != SKIPPED]
-    for i in rng.sample(used, max(0, len(used) - budget // least)): steps[i] = SKIPPED
-    lower(self, bits, budget // (cost.passes * sum(t != SKIPPED for t in steps)), rng)
+    for i in rng.sample(used, max(0, len(used) - int(budget // least)) if price.per_step else 0): steps[i] = SKIPPED
+    lower(self, bits, budget / (sum(t != SKIPPED for t in steps) if price.per_step else 1), price, rng)
     return tuple(mend(self, steps, rng) + bits)
 
 SearchSpace.repair = repair
@@ -341,16 +348,16 @@ SearchSpace.repair = repair
 def spend(
     self:SearchSpace,
     genome:tuple,        # costs no more than the budget
-    budget:int,          # BitOPs
-    cost,                # a `CostModel`
+    budget:float,
+    price,               # a `Price`, for example a `CostModel`
     rng,                 # `random.Random`
 )->tuple:
     "The same timesteps with more bits: random operands are raised until no other can be."
     G = len(self.groups)
-    bits, steps = list(genome[G:]), sum(t != SKIPPED for t in genome[:G])
-    room, adds = budget // (cost.passes * steps) - step_cost(self, bits), [change(self, bits, i, 1) for i in range(len(genome) - G)]
-    while choices := [i for i, add in enumerate(adds) if 0 < add <= room]:
-        room -= move(self, bits, adds, rng.choice(choices), 1)
+    bits, steps = list(genome[G:]), sum(t != SKIPPED for t in genome[:G]) if price.per_step else 1
+    room, adds = budget / steps - step_cost(self, bits, price), [change(self, bits, i, 1, price) for i in range(len(genome) - G)]
+    while choices := [i for i, add in enumerate(adds) if add is not None and add <= room]:
+        room -= move(self, bits, adds, rng.choice(choices), 1, price)
     return genome[:G] + tuple(bits)
 
 SearchSpace.spend = spend
