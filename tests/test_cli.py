@@ -43,7 +43,7 @@ def edited(policy, tmp_path, **changes):
 def test_help_is_fast_and_teaches():
     r = tmpq("--help")
     assert r.returncode == 0
-    for command in ("demo", "divergence", "cost", "calibrate", "search", "evaluate", "export", "report"): assert command in r.stdout
+    for command in ("demo", "divergence", "cost", "latency", "calibrate", "search", "evaluate", "export", "report"): assert command in r.stdout
     code = "import sys; from tmpq_dm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
@@ -88,9 +88,19 @@ def test_wrong_options(option, value, tmp_path):
     assert not (tmp_path/"run").exists()
 
 
-def test_budget_below_the_cheapest_says_what_that_is(tmp_path):
-    line = refused("search", "reference", "--out", tmp_path/"run", "--bits", "4,8", "--steps", "5", "--budget-bitops", "0.001")
+@pytest.mark.parametrize("budget", [("--budget-bitops", "0.001"), ("--budget-bytes", "1000"), ("--budget-joules", "1e-9")])
+def test_budget_below_the_cheapest_says_what_that_is(budget, tmp_path):
+    line = refused("search", "reference", "--out", tmp_path/"run", "--bits", "4,8", "--steps", "5", *budget)
     assert "cheapest" in line and not (tmp_path/"run").exists()
+
+
+def test_budgets_that_contradict_each_other_or_lack_a_machine(tmp_path):
+    search = "search", "reference", "--out", tmp_path/"run"
+    assert "not allowed with" in refused(*search, "--budget-bytes", "1e6", "--budget-bitops", "0.1")
+    assert "tmpq-dm latency" in refused(*search, "--budget-seconds", "1")
+    (tmp_path/"m.json").write_text("{}")
+    assert "m.json" in refused(*search, "--budget-seconds", "1", "--machine", tmp_path/"m.json")
+    assert not (tmp_path/"run").exists()
 
 
 @pytest.mark.parametrize("command", [("search", "reference"), ("calibrate", "reference"), ("demo",)])

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'bits_list', 'count', 'steps_range', 'real_side', 'get_supernet', 'cmd_divergence', 'where_it_changes',
-           'show', 'cmd_cost', 'cmd_calibrate', 'supernet_of_run', 'run_search', 'cmd_search', 'save_figures',
-           'open_compressed', 'open_policy', 'cmd_evaluate', 'cmd_export', 'cmd_report', 'demo_args', 'demo_analysis',
-           'compare', 'format_rows', 'say', 'cmd_demo', 'Parser', 'add_command', 'add_search_options',
-           'add_calibration_options', 'make_parser', 'main']
+           'show', 'cmd_cost', 'cmd_latency', 'cmd_calibrate', 'supernet_of_run', 'budget_of', 'run_search',
+           'cmd_search', 'save_figures', 'open_compressed', 'open_policy', 'cmd_evaluate', 'cmd_export', 'cmd_report',
+           'demo_args', 'demo_analysis', 'compare', 'format_rows', 'say', 'cmd_demo', 'Parser', 'add_command',
+           'add_search_options', 'add_calibration_options', 'make_parser', 'main']
 
 # %% ../nbs/15_cli.ipynb #cell-002
 import argparse, errno, json, sys
@@ -100,7 +100,23 @@ def cmd_cost(a):
     den = open_denoiser(a.model)
     full = Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), FP, FP)
     policy = Policy.load(a.policy).check(den, a.policy) if a.policy else full
-    show(a, summary(den, policy) | dict(ops=cost_table(den, policy)), format_cost(den, policy))
+    data, text = summary(den, policy) | dict(ops=cost_table(den, policy)), format_cost(den, policy)
+    if a.machine:
+        from tmpq_dm.latency import Machine
+        machine = Machine.load(a.machine)
+        data |= dict(seconds=machine.latency(den, policy), resident=machine.memory(den, policy))
+        text += f"\npredicted for {machine.made_with['processor']}, {machine.threads} threads, batches of {machine.batch}: {1e3 * data['seconds']:.3g} ms an image, {data['resident']/2**20:.0f} MiB"
+    show(a, data, text)
+
+def cmd_latency(a):
+    "Measure once what the model takes on this machine in integers; cost and search then predict it for any policy. Let nothing else run meanwhile."
+    from tmpq_dm.latency import measure_machine
+    from tmpq_dm.reference import open_denoiser
+    require(not Path(a.out).is_dir(), a.out, "is a directory; give the name of a file")
+    machine = measure_machine(open_denoiser(a.model), a.batch)
+    machine.save(a.out)
+    slower = sum(machine.floats.values()) / machine.step
+    show(a, vars(machine), f"{a.out}: a step of {a.batch} images takes {1e3 * machine.step:.3g} ms in integers, {1 + slower:.2f} times that in floating point, and {1e3 * machine.outside:.2g} ms beside the network")
 
 # %% ../nbs/15_cli.ipynb #cell-013
 def cmd_calibrate(a):
@@ -131,16 +147,26 @@ def supernet_of_run(den, a, bits):
                 f"was calibrated with {name} {net.settings[name]}, not {getattr(a, name)}; use that, or choose another --out")
     return net
 
+def budget_of(a):
+    "The budget that was typed, of whatever kind."
+    from tmpq_dm.cost import as_budget, at_most_bytes, at_most_joules
+    require(a.budget_seconds is None or a.machine, "--machine", "is missing; measure this machine with tmpq-dm latency, and give the file")
+    if a.budget_bytes is not None: return at_most_bytes(int(a.budget_bytes))
+    if a.budget_joules is not None: return at_most_joules(a.budget_joules)
+    if a.budget_seconds is None: return as_budget(a.budget_bitops or "0.1")
+    from tmpq_dm.latency import Machine
+    return Machine.load(a.machine).at_most_seconds(a.budget_seconds)
+
 def run_search(a):
     "Calibrate if need be, then search; returns (denoiser, supernet, run)."
-    from tmpq_dm.cost import as_budget, check_budget
+    from tmpq_dm.cost import check_budget
     from tmpq_dm.grouping import quadratic_groups
     from tmpq_dm.metrics import make_fitness
     from tmpq_dm.reference import open_denoiser
     from tmpq_dm.record import check_out
     from tmpq_dm.search import check_preset, search
     from tmpq_dm.space import SearchSpace
-    (lo, hi), bits, budget = steps_range(a.steps), bits_list(a.bits), as_budget(a.budget_bitops)
+    (lo, hi), bits, budget = steps_range(a.steps), bits_list(a.bits), budget_of(a)
     check_out(a.out); check_preset(a.preset, a.population)
     den = open_denoiser(a.model)
     check_budget(den, budget, bits, lo)
@@ -245,7 +271,7 @@ def cmd_report(a):
 def demo_args(quick, out, seed)->argparse.Namespace:
     "The settings of a search as `tmpq-dm search reference` would have them; small with --quick."
     common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, fitness=None, preset="default", population=None, generations=None,
-                  budget_bitops="0.1")
+                  budget_bitops="0.1", budget_bytes=None, budget_seconds=None, budget_joules=None, machine=None)
     size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_calls=16_000) if quick else
             dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_calls=80_000))
     return argparse.Namespace(**common, **size)
@@ -350,8 +376,12 @@ def add_search_options(p):
     p.add_argument("--supernet", help="a calibrated supernet; without it one is calibrated in RUN/supernet")
     p.add_argument("--steps", default="6-16", help="number of steps, or a range LO-HI to search in (default %(default)s)")
     p.add_argument("--bits", default="4,5,6,8", help="precisions to choose from (default %(default)s)")
-    p.add_argument("--budget-bitops", default="0.1", metavar="R",
-                   help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default %(default)s)")
+    budget = p.add_mutually_exclusive_group()
+    budget.add_argument("--budget-bitops", metavar="R", help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default 0.1)")
+    budget.add_argument("--budget-bytes", metavar="N", type=float, help="upper bound on the size of the compressed model, instead")
+    budget.add_argument("--budget-seconds", metavar="S", type=float, help="upper bound on the predicted time of an image on this machine, instead; needs --machine")
+    budget.add_argument("--budget-joules", metavar="J", type=float, help="upper bound on the energy of an image by a published model of the arithmetic, instead")
+    p.add_argument("--machine", metavar="FILE", help="what tmpq-dm latency measured on this machine")
     p.add_argument("--fitness", choices=("trajectory", "paired", "frechet", "kid", "is"),
                    help="what to minimise (default: paired, a Fréchet distance for few images, if there is a real side; else trajectory)")
     p.add_argument("--real", metavar="STATS", help="statistics of real images, .npz or .safetensors")
@@ -385,6 +415,10 @@ def make_parser()->Parser:
     p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
     p = add_command(commands, "cost", cmd_cost, MODEL, example="tmpq-dm cost reference --policy runs/demo/best/policy.json")
     p.add_argument("--policy", help="policy.json; without it full precision at 100 steps")
+    p.add_argument("--machine", metavar="FILE", help="what tmpq-dm latency measured; predicts time and memory, too")
+    p = add_command(commands, "latency", cmd_latency, MODEL, example="tmpq-dm latency reference --out machine.json")
+    p.add_argument("--out", required=True, metavar="FILE", help="the table, for --machine of cost and search")
+    p.add_argument("--batch", type=count, default=64, help="images drawn together (default %(default)s)")
     p = add_command(commands, "calibrate", cmd_calibrate, MODEL, example="tmpq-dm calibrate reference --bits 4,5,6,8 --out runs/supernet")
     p.add_argument("--bits", default="4,5,6,8", help="precisions (default %(default)s)")
     p.add_argument("--out", required=True, help="directory for the supernet")
