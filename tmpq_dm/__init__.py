@@ -19,6 +19,7 @@ _HOME = {
     "method": ("TmpqConfig",),
     "artifact": ("save_compressed", "load_compressed"),
     "deploy": ("as_openvino", "load_openvino", "save_openvino"),
+    "onnx": ("as_onnx", "load_onnx", "save_onnx"),
     "latency": ("Machine", "measure_machine"),
     "space": ("SearchSpace",),
     "search": ("search",),

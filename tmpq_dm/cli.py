@@ -207,7 +207,8 @@ def open_compressed(folder):
     "What a compressed model, of packed tensors or of integers, is sampled from."
     if (Path(folder)/"integers.json").is_file():
         from tmpq_dm.deploy import IntegerDenoiser, load_openvino
-        return IntegerDenoiser(load_openvino(folder))
+        from tmpq_dm.onnx import load_onnx
+        return IntegerDenoiser((load_onnx if list(Path(folder).glob("*.onnx")) else load_openvino)(folder))
     from tmpq_dm.artifact import denoiser_of, load_compressed
     return denoiser_of(load_compressed(folder))
 
@@ -245,7 +246,7 @@ def cmd_evaluate(a):
     show(a, {k: m.to_dict() for k, m in found.items()}, "\n".join(str(m) for m in found.values()))
 
 def cmd_export(a):
-    "Write the model that a policy describes: as a folder that diffusers loads, or for OpenVINO, which runs it in integers. MODEL with --policy, or a compressed model."
+    "Write the model that a policy describes: as a folder that diffusers loads, or as graphs of integers for OpenVINO or ONNX. MODEL with --policy, or a compressed model."
     from tmpq_dm.artifact import load_compressed, pipeline, save_pipeline
     from tmpq_dm.folder import require_free
     require_free(a.out)
@@ -257,6 +258,9 @@ def cmd_export(a):
     if a.to == "openvino":
         from tmpq_dm.deploy import as_openvino, save_openvino
         save_openvino(as_openvino(pipe), a.out)
+    elif a.to == "onnx":
+        from tmpq_dm.onnx import as_onnx, save_onnx
+        save_onnx(as_onnx(pipe), a.out)
     else: save_pipeline(pipe, policy, a.out)
     size = sum(f.stat().st_size for f in Path(a.out).rglob("*") if f.is_file())
     show(a, dict(out=a.out, bytes=size), f"{a.out}: {size:,} bytes")
@@ -433,7 +437,7 @@ def make_parser()->Parser:
         p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
         if name == "export":
             p.add_argument("--out", required=True, help="directory for the compressed model")
-            p.add_argument("--to", choices=("diffusers", "openvino"), default="diffusers", help="what is to load it; openvino runs it in integers (default %(default)s)")
+            p.add_argument("--to", choices=("diffusers", "openvino", "onnx"), default="diffusers", help="what is to load it; openvino runs it in integers, fastest on a CPU (default %(default)s)")
         else:
             p.add_argument("--num-images", type=count, default=1000, help="(default %(default)s)")
             p.add_argument("--real", metavar="STATS", help="statistics of real images, .npz or .safetensors")

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['on_grid', 'without_zero', 'GridProducts', 'GridLayer', 'grid_at', 'Now', 'Lookup', 'Twin', 'features_of', 'twin',
-           'attend_on_grids', 'groups_of', 'extra', 'as_saved', 'openvino_graphs', 'on_eight_bits', 'IntegerUNet',
-           'as_openvino', 'IntegerDenoiser', 'save_openvino', 'load_openvino']
+           'attend_on_grids', 'groups_of', 'extra', 'as_saved', 'graphs_of', 'to_openvino', 'on_eight_bits',
+           'IntegerUNet', 'as_openvino', 'described', 'IntegerDenoiser', 'save_openvino', 'integers_folder',
+           'load_openvino', 'read_integers', 'graph_files', 'pipeline_of']
 
 # %% ../nbs/12_deploy.ipynb #cell-003
 import copy, json, tempfile, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -70,8 +72,10 @@ class GridLayer(nn.Module):
         part:PackedLayer,
         pair:tuple,      # (weight bits, activation bits)
         step:int=None,   # of the schedule, where grids depend on it
+        narrow:bool=True,# weights of up to 4 bits on 16 levels, not on 256
     ):
         super().__init__()
+        self.range = (-8, 7) if narrow and pair[0] <= 4 else (-128, 127)
         (self.w, self.a), self.run, self.split, bias = pair, part.run, part.split, part.bias_of(*pair)
         self.weight, self.bias = part.weight_of(*pair).contiguous(), None if bias is None else bias.clone()
         if self.w != FP:
@@ -89,7 +93,7 @@ class GridLayer(nn.Module):
     def on_levels(self, weight):
         "A weight, as integers and their scale."
         if self.w == FP: return weight
-        return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero, 0, *((-8, 7) if self.w <= 4 else (-128, 127)))
+        return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero, 0, *self.range)
 
 def grid_at(grid, timed_dim, step):
     "A grid, at a step if it has one for each."
@@ -139,13 +143,14 @@ def twin(
     den:PackedDenoiser,
     steps:list,      # of the schedule, which have the same bits
     features:dict,   # from `features_of`
+    narrow:bool=True,# see `GridLayer`
 )->Twin:
     "The twin for some steps. Their grids are those of the first."
     bits, now, model = den.policy.bits(steps[0]), Now(), copy.deepcopy(den.model)
     for hooks in (model._forward_pre_hooks, model._forward_hooks, model._forward_pre_hooks_with_kwargs): hooks.clear()
     for path, part in packed_parts(model).items():
         if path in features: model.set_submodule(path, Lookup(features[path], now))
-        elif isinstance(part, PackedLayer): model.set_submodule(path, GridLayer(part, bits[path], steps[0]))
+        elif isinstance(part, PackedLayer): model.set_submodule(path, GridLayer(part, bits[path], steps[0], narrow))
         else: attend_on_grids(model.get_submodule(host_of(path)), part, bits, host_of(path), steps[0])
     for path in set(features) - set(packed_parts(den.model)): model.set_submodule(path, Lookup(features[path], now))
     return Twin(model, now, den.model.output_fits.clone() if den.model.packed.spec["corrected"] else None).eval()
@@ -172,7 +177,7 @@ def extra(name):
     "A package that an extra of ours brings. Raises `TmpqError` naming the extra."
     from importlib import import_module
     try: return import_module(name)
-    except ImportError: raise TmpqError(f"{name}: is not installed; pip install 'tmpq-dm[{name}]'") from None
+    except ImportError: raise TmpqError(f"{name}: is not installed; pip install 'tmpq-dm[{name.removesuffix('runtime')}]'") from None
 
 def as_saved(
     graph,   # `openvino.Model`
@@ -183,18 +188,27 @@ def as_saved(
         ov.save_model(graph, f"{d}/graph.xml", compress_to_fp16=False)
         return ov.Core().read_model(Path(d, "graph.xml").read_bytes(), Path(d, "graph.bin").read_bytes())
 
-def openvino_graphs(
+def graphs_of(
     den:PackedDenoiser,
-)->tuple:             # (list of `openvino.Model`, for each step the number of its graph)
-    "The model in OpenVINO, a graph for each group of steps."
-    ov, features, graphs, graph_of_step = extra("openvino"), features_of(den), [], [0] * len(den.policy)
-    x, step = torch.zeros(2, *den.shape), torch.zeros(1, dtype=torch.long)
+    convert,          # function (twin, example of its inputs) -> graph
+    narrow:bool=True, # see `GridLayer`
+)->tuple:             # (list of graphs, for each step the number of its graph)
+    "The model converted, a graph for each group of steps."
+    features, graphs, graph_of_step = features_of(den), [], [0] * len(den.policy)
+    example = torch.zeros(2, *den.shape), torch.zeros(1, dtype=torch.long)
     for k, steps in enumerate(groups_of(den)):
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)     # of checks of shapes, which are the same every time
-            graphs.append(as_saved(ov.convert_model(twin(den, steps, features), example_input=(x, step))))
+            graphs.append(convert(twin(den, steps, features, narrow), example))
         for s in steps: graph_of_step[s] = k
     return graphs, graph_of_step
+
+def to_openvino(
+    model:Twin,
+    example:tuple,
+):                    # `openvino.Model`
+    "A twin as a graph. Raises `TmpqError` without OpenVINO."
+    return as_saved(extra("openvino").convert_model(model, example_input=example))
 
 # %% ../nbs/12_deploy.ipynb #cell-013
 def on_eight_bits(
@@ -251,11 +265,20 @@ def as_openvino(
     **kwargs,      # see `IntegerUNet`
 ):                 # a pipeline of the same class that computes in integers
     "The compressed model, run by OpenVINO."
+    graphs, spec = described(pipe, to_openvino)
+    return type(pipe)(unet=IntegerUNet(graphs, spec, **kwargs), scheduler=pipe.scheduler)
+
+def described(
+    pipe,             # with a packed model
+    convert,          # see `graphs_of`
+    narrow:bool=True, # see `GridLayer`
+)->tuple:             # (graphs, what one must know to run them)
+    "Convert the model of a pipeline."
     den = PackedDenoiser(pipe.unet, pipe.scheduler)
-    graphs, graph_of_step = openvino_graphs(den)
+    graphs, graph_of_step = graphs_of(den, convert, narrow)
     config = {k: v for k, v in dict(pipe.unet.config).items() if not k.startswith("_") and k != "quantization_config"}
     spec = dict(policy=den.policy.to_dict(), starts=pipe.unet.packed.spec["starts"], num_train=den.num_train_timesteps, graph_of_step=graph_of_step, shape=list(den.shape), config=config)
-    return type(pipe)(unet=IntegerUNet(graphs, spec, **kwargs), scheduler=pipe.scheduler)
+    return graphs, spec
 
 # %% ../nbs/12_deploy.ipynb #cell-014
 class IntegerDenoiser:
@@ -273,9 +296,16 @@ def save_openvino(
 ):
     "Write a pipeline that computes in integers."
     ov = extra("openvino")
-    with whole_folder(folder) as new:
+    with integers_folder(pipe, folder, "openvino") as new:
         for k, graph in enumerate(pipe.unet.graphs): ov.save_model(graph, new/f"graph-{k}.xml", compress_to_fp16=False)
-        write_json(new/"integers.json", pipe.unet.spec | dict(pipeline=type(pipe).__name__))
+
+@contextmanager
+def integers_folder(pipe, folder, runtime:str):
+    "A folder that becomes whole, with all but the graphs in it."
+    require(hasattr(pipe.unet, "graphs"), str(folder), "can hold graphs of integers only; take as_openvino or as_onnx first")
+    with whole_folder(folder) as new:
+        yield new
+        write_json(new/"integers.json", pipe.unet.spec | dict(pipeline=type(pipe).__name__, runtime=runtime))
         pipe.scheduler.save_pretrained(new/"scheduler")
 
 def load_openvino(
@@ -283,9 +313,20 @@ def load_openvino(
     **kwargs,      # see `IntegerUNet`
 ):                 # a diffusers pipeline
     "A pipeline that computes in integers. Raises `TmpqError` naming the file if anything is missing or changed."
-    import diffusers
+    spec, core = read_integers(folder, "openvino"), extra("openvino").Core()
+    return pipeline_of(folder, spec, IntegerUNet([core.read_model(p) for p in graph_files(folder, spec, "xml")], spec, **kwargs))
+
+def read_integers(folder, runtime:str)->dict:
+    "What one must know to run the graphs of a folder, which is checked. Raises `TmpqError` if they are for something else."
     folder = check_folder(folder)
-    require((folder/"integers.json").is_file(), str(folder), "holds no graphs of integers; take load_compressed, then as_openvino")
-    ov, spec = extra("openvino"), read_json(folder/"integers.json")
-    graphs = [ov.Core().read_model(folder/f"graph-{k}.xml") for k in range(1 + max(spec["graph_of_step"]))]
-    return getattr(diffusers, spec["pipeline"])(unet=IntegerUNet(graphs, spec, **kwargs), scheduler=SubsetDDIMScheduler.from_pretrained(folder/"scheduler"))
+    require((folder/"integers.json").is_file(), str(folder), "holds no graphs of integers; take load_compressed")
+    spec = read_json(folder/"integers.json")
+    require(spec.get("runtime", "openvino") == runtime, str(folder), f"holds graphs for {spec.get('runtime')}; take load_{spec.get('runtime')}")
+    return spec
+
+def graph_files(folder, spec:dict, suffix:str)->list: return [Path(folder)/f"graph-{k}.{suffix}" for k in range(1 + max(spec["graph_of_step"]))]
+
+def pipeline_of(folder, spec:dict, unet):
+    "The pipeline around graphs that were read."
+    import diffusers
+    return getattr(diffusers, spec["pipeline"])(unet=unet, scheduler=SubsetDDIMScheduler.from_pretrained(Path(folder)/"scheduler"))
