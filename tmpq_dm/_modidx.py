@@ -266,6 +266,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tmpq_dm.latency.Resident.op': ('latency.html#resident.op', 'tmpq_dm/latency.py'),
                                  'tmpq_dm.latency.Seconds': ('latency.html#seconds', 'tmpq_dm/latency.py'),
                                  'tmpq_dm.latency.Seconds.__init__': ('latency.html#seconds.__init__', 'tmpq_dm/latency.py'),
+                                 'tmpq_dm.latency.Seconds.of_table': ('latency.html#seconds.of_table', 'tmpq_dm/latency.py'),
                                  'tmpq_dm.latency.Seconds.op': ('latency.html#seconds.op', 'tmpq_dm/latency.py'),
                                  'tmpq_dm.latency.growth': ('latency.html#growth', 'tmpq_dm/latency.py'),
                                  'tmpq_dm.latency.integers_of': ('latency.html#integers_of', 'tmpq_dm/latency.py'),

@@ -115,8 +115,7 @@ def cmd_latency(a):
     require(not Path(a.out).is_dir(), a.out, "is a directory; give the name of a file")
     machine = measure_machine(open_denoiser(a.model), a.batch)
     machine.save(a.out)
-    slower = sum(machine.floats.values()) / machine.step
-    show(a, vars(machine), f"{a.out}: a step of {a.batch} images takes {1e3 * machine.step:.3g} ms in integers, {1 + slower:.2f} times that in floating point, and {1e3 * machine.outside:.2g} ms beside the network")
+    show(a, vars(machine), f"{a.out}: a step of {a.batch} images takes {1e3 * machine.step:.3g} ms in integers, {machine.step_float / machine.step:.2f} times that in floating point, and {1e3 * machine.outside:.2g} ms beside the network")
 
 # %% ../nbs/15_cli.ipynb #cell-013
 def cmd_calibrate(a):

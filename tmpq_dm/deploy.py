@@ -324,7 +324,9 @@ def read_integers(folder, runtime:str)->dict:
     require(spec.get("runtime", "openvino") == runtime, str(folder), f"holds graphs for {spec.get('runtime')}; take load_{spec.get('runtime')}")
     return spec
 
-def graph_files(folder, spec:dict, suffix:str)->list: return [Path(folder)/f"graph-{k}.{suffix}" for k in range(1 + max(spec["graph_of_step"]))]
+def graph_files(folder, spec:dict, suffix:str)->list:
+    "Where the graphs of a folder are."
+    return [Path(folder)/f"graph-{k}.{suffix}" for k in range(1 + max(spec["graph_of_step"]))]
 
 def pipeline_of(folder, spec:dict, unet):
     "The pipeline around graphs that were read."

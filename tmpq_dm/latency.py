@@ -31,13 +31,13 @@ def uncalibrated(
 
 def integers_of(
     net:Supernet,      # from `uncalibrated`
-    in_float=(),       # blocks to leave in floating point
+    in_float=(),       # names of operations to leave in floating point
     steps:int=2,
     **kwargs,          # see `IntegerUNet`
 ):                     # pipeline
-    "A pipeline of integers, some blocks of it in floating point."
+    "A pipeline of integers, some operations of it in floating point."
     ts = tuple(range(steps - 1, -1, -1))
-    table = {o.name: (FP, FP) if o.block in in_float else (8, 8) for o in net.ops}
+    table = {o.name: (FP, FP) if o.name in in_float else (8, 8) for o in net.ops}
     return as_openvino(pipeline(net, Policy(ts, (table,), model=net.fingerprint)), **kwargs)
 
 # %% ../nbs/12a_latency.ipynb #cell-007
@@ -105,7 +105,8 @@ class Machine:
     threads:int
     step:float         # seconds of a step of a batch, with everything in integers
     outside:float      # seconds beside the network
-    floats:dict        # block -> seconds more if it is left in floating point
+    step_float:float   # seconds of a step of a batch, with everything in floating point
+    floats:dict        # operation -> seconds more if it alone is left in floating point
     resident:int       # bytes that a process grows by, with everything in integers
     resident_float:int # bytes more with everything in floating point
     resident_table:int # bytes more for a second graph
@@ -144,12 +145,13 @@ class Seconds(Price):
     def __init__(self, den, machine:Machine):
         super().__init__(den)
         require(den.fingerprint == machine.model, "machine: model", f"the table was measured for model {machine.model}, this is {den.fingerprint}; measure again")
-        self.base, self.floats, self.batch = (machine.step + machine.outside) / machine.batch, machine.floats, machine.batch
-        self.macs = {b: sum(o.macs for o in self.ops if o.block == b) for b in machine.floats}
+        self.base, self.machine = (machine.step + machine.outside) / machine.batch, machine
 
-    def op(self, o, w, a):
-        if FP not in (w, a) or o.role == "temporal": return 0.0
-        return self.floats[o.block] * o.macs / self.macs[o.block] / self.batch
+    def op(self, o, w, a): return self.machine.floats.get(o.name, 0.0) / self.machine.batch if FP in (w, a) else 0.0
+
+    def of_table(self, table):
+        if all(FP in table[name] for name in self.machine.floats): return (self.machine.step_float + self.machine.outside) / self.machine.batch
+        return super().of_table(table)
 
 class Resident(Price):
     "Predicted growth of a process that samples."
@@ -176,17 +178,12 @@ def measure_machine(
     "Measure what a model takes on this machine; nothing else should run meanwhile. Raises `TmpqError` without OpenVINO."
     from tqdm.auto import tqdm
     net, threads, x = uncalibrated(den), threads or torch.get_num_threads(), torch.randn(batch, *den.shape)
-    blocks = [b for b, names in den.blocks.items() if b != "temporal"]
-    whole, none = integers_of(net, threads=threads), integers_of(net, den.blocks, threads=threads)
-    floats = {}
-    for b in tqdm(blocks, desc="measuring blocks", disable=None if progress else True):
-        here, elsewhere = (integers_of(net, left, threads=threads) for left in ({b}, set(den.blocks) - {b}))
-        floats[b] = (slower(whole, here, x, repeats) + slower(elsewhere, none, x, repeats)) / 2
-    difference, found = slower(whole, none, x, 3 * repeats), sum(floats.values())
-    floats = {b: max(0.0, s * difference / found if found > 0 and difference > 0 else 0.0) for b, s in floats.items()}
-    step = statistics.median(seconds_of(whole, x) for _ in range(3 * repeats))
+    names = [o.name for o in den.ops if o.role != "temporal"]
+    whole, none = integers_of(net, threads=threads), integers_of(net, {o.name for o in den.ops}, threads=threads)
+    floats = {n: max(0.0, slower(whole, integers_of(net, {n}, threads=threads), x, repeats)) for n in tqdm(names, desc="measuring operations", disable=None if progress else True)}
+    step, step_float = (statistics.median(seconds_of(pipe, x) for _ in range(3 * repeats)) for pipe in (whole, none))
     resident = [growth(pipe, batch, threads) for pipe in (whole, none, two_graphs(net, threads=threads))]
-    return Machine(den.fingerprint, batch, threads, step, outside(whole, x, 3 * repeats), floats, resident[0], max(0, resident[1] - resident[0]), max(0, resident[2] - resident[0]), made_with())
+    return Machine(den.fingerprint, batch, threads, step, outside(whole, x, 3 * repeats), step_float, floats, resident[0], max(0, resident[1] - resident[0]), max(0, resident[2] - resident[0]), made_with())
 
 def two_graphs(net, **kwargs):
     "A pipeline of integers whose bits change once; the difference is one operation, but graphs share nothing."
