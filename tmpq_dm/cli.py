@@ -150,7 +150,7 @@ def budget_of(a):
     "The budget that was typed, of whatever kind."
     from tmpq_dm.cost import as_budget, at_most_bytes, at_most_joules
     require(a.budget_seconds is None or a.machine, "--machine", "is missing; measure this machine with tmpq-dm latency, and give the file")
-    if a.budget_bytes is not None: return at_most_bytes(int(a.budget_bytes))
+    if a.budget_bytes is not None: return at_most_bytes(a.budget_bytes)
     if a.budget_joules is not None: return at_most_joules(a.budget_joules)
     if a.budget_seconds is None: return as_budget(a.budget_bitops or "0.1")
     from tmpq_dm.latency import Machine

@@ -71,7 +71,7 @@ def outside(
 
 # %% ../nbs/12a_latency.ipynb #cell-009
 GROWTH = """
-import resource, sys, torch
+import sys, torch
 import openvino, diffusers
 from tmpq_dm.deploy import load_openvino
 torch.set_num_threads(int(sys.argv[3]))
