@@ -56,7 +56,7 @@ def test_a_folder_keeps_what_was_measured_and_no_places(small):
     assert {oct(p.stat().st_mode & 0o777) for p in files.values()} == {oct(0o666 & ~mask)}
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_older_formats_become_new_ones(version, tmp_path):
     from safetensors.torch import load_file
     from tmpq_dm import load_compressed, sample
@@ -84,23 +84,29 @@ def test_openvino_on_the_command_line(small, tmp_path):
     assert "has graphs already" in refused("export", tmp_path/"integers", "--out", tmp_path/"again")
 
 
+def test_onnx_on_the_command_line(small, tmp_path):
+    from tmpq_dm import load_onnx
+    r = tmpq("export", small[2], "--to", "onnx", "--out", tmp_path/"graphs")
+    assert r.returncode == 0, r.stderr
+    pipe = load_onnx(tmp_path/"graphs")
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(batch_size=2, generator=[torch.Generator().manual_seed(i) for i in range(2)], output_type="pt").images
+    difference = (images - images_of(small[2], tmp_path)).abs().mean()
+    assert 0 < difference < 0.05 < images.std()
+    (tmp_path/"graphs/graph-0.onnx").write_bytes(b"")
+    assert "graph-0.onnx" in refused("evaluate", tmp_path/"graphs")
+
+
 def test_no_mutation_loads_silently(small, tmp_path):
     "By the door of diffusers, too: 60 random changes of one file."
     from diffusers import DiffusionPipeline
     from tmpq_dm import TmpqError, load_compressed
-    from tmpq_dm.folder import MANIFEST, listed
+    from tmpq_dm.folder import MANIFEST, damage
     rng, folder = random.Random(0), tmp_path/"model"
     for i in range(60):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(small[2], folder)
-        name, kind = rng.choice([*listed(folder), MANIFEST]), rng.choice(["flip", "cut", "grow", "remove", "add"])
-        path, data = folder/name, (folder/name).read_bytes()
-        at = rng.randrange(len(data))
-        if kind == "flip": path.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1:])
-        if kind == "cut": path.write_bytes(data[:at])
-        if kind == "grow": path.write_bytes(data[:at] + b" " + data[at:])
-        if kind == "remove": path.unlink()
-        if kind == "add": (path.parent/f"more{path.suffix}").write_bytes(data)
+        kind, name = damage(folder, rng)
         with pytest.raises(TmpqError) as e: load_compressed(folder)
         assert str(folder) in str(e.value) and "\n" not in str(e.value), (kind, name)
         if (kind, name) == ("remove", MANIFEST): continue       # without a manifest, diffusers has nothing to check with

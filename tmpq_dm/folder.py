@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'CARD', 'FORMAT', 'VERSION', 'sha256', 'listed', 'seal', 'as_text', 'manifest_of', 'check_folder',
-           'check_above', 'is_ours', 'require_free', 'settle', 'to_disk', 'whole_folder', 'finish']
+           'check_above', 'is_ours', 'require_free', 'settle', 'to_disk', 'whole_folder', 'finish', 'damage']
 
 # %% ../nbs/00b_folder.ipynb #cell-002
 import hashlib, json, os, shutil
@@ -62,7 +62,7 @@ def check_above(
     "Check the compressed model that `path` is a part of, if it is of one. Raises `TmpqError` like `check_folder`."
     path = Path(path).absolute()
     for folder in (path, path.parent, path.parent.parent):
-        if (folder/MANIFEST).is_file() and is_ours(folder): return check_folder(folder)
+        if (folder/MANIFEST).is_file() and (is_ours(folder) or (folder/"model_index.json").is_file()): return check_folder(folder)
 
 def is_ours(folder)->bool:
     "Whether a folder has the manifest of a compressed model of any version; a manifest that cannot be read is taken for one."
@@ -132,3 +132,21 @@ def finish(folder):
         if p.is_file(): p.chmod(0o666 & ~mask)
         to_disk(p)
     to_disk(folder)
+
+# %% ../nbs/00b_folder.ipynb #cell-011
+def damage(
+    folder,
+    rng,       # `random.Random`
+)->tuple:      # what was done: 'flip' (a bit), 'cut', 'grow', 'remove', 'add' or 'swap'; and the name of the file
+    "Change one file of a folder at random, to see whether that is noticed."
+    names = [*listed(folder), MANIFEST]
+    path, kind = folder/rng.choice(names), rng.choice(["flip", "cut", "grow", "remove", "add", "swap"])
+    data = path.read_bytes()
+    at = rng.randrange(len(data))
+    if kind == "flip": path.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1:])
+    if kind == "cut": path.write_bytes(data[:at])
+    if kind == "grow": path.write_bytes(data[:at] + b" " + data[at:])
+    if kind == "remove": path.unlink()
+    if kind == "add": (path.parent/f"more{path.suffix}").write_bytes(data)
+    if kind == "swap": path.write_bytes((folder/names[names.index(path.relative_to(folder).as_posix()) - 1]).read_bytes())
+    return kind, path.name
