@@ -38,8 +38,9 @@ def agreement(
     "Rank correlation with its jackknife interval over the policies, and regret with the middle 95 % of a bootstrap: a rough guide, since a draw may miss the best policy. Raises `TmpqError` for too few policies."
     n, g = len(truth), torch.Generator().manual_seed(0)
     require(n >= GROUPS, "policies", f"{n} are too few for an interval; use at least {GROUPS}")
+    tau = measure("τ", lambda keep: kendall(scores[keep].double(), truth[keep].double()).item(), n)
     drawn = torch.tensor([regret(scores[i], truth[i]) for i in torch.randint(n, (1000, n), generator=g)])
-    return dict(tau=measure("τ", lambda keep: kendall(scores[keep].double(), truth[keep].double()).item(), n),
+    return dict(tau=Measure("τ", tau.value, n, max(-1.0, tau.low), min(1.0, tau.high)),
                 regret=Measure("regret at 1", regret(scores, truth), n, *drawn.quantile(torch.tensor([0.025, 0.975]), interpolation="nearest").tolist()))
 
 # %% ../nbs/10a_fidelity.ipynb #cell-010
