@@ -87,9 +87,12 @@ def require_free(
     require(not card.is_file() or m.get("card", sha256(card)) == sha256(card), f"{folder}/{CARD}", "was edited; move it away, or choose another --out")
 
 def settle(folder, new, old):
-    "Put right what a killed process left."
+    "Put right what a killed process left. What is called `old` is whole: it gets another name before it is removed."
     if old.exists() and not folder.exists(): os.replace(old, folder)
-    for left in (new, old): shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
+    if old.exists():
+        os.replace(old, new)
+        shutil.rmtree(new, ignore_errors=True)
 
 def to_disk(path):
     "Wait until a file or folder is on the disk."
