@@ -3,7 +3,7 @@ import json, os, subprocess, sys
 from pathlib import Path
 import pytest
 
-ENV = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+ENV = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}      # tests run side by side; threads of each would wait for one another
 TMPQ = sys.executable, "-c", "import sys; from tmpq_dm.cli import main; sys.exit(main())"
 
 
