@@ -199,11 +199,12 @@ def sampler_of(
     fields = inspect.signature(cls.__init__).parameters
     changes = {k: False for k in SPACINGS if k in fields} | dict(custom_timesteps=None) | changes
     if "clip_sample" in fields and "clip_sample" not in c: changes = dict(clip_sample=False) | changes
+    if name == "dpm++1s": changes = dict(lower_order_final=True) | changes      # as the stock decides, with a warning, for most lists
     return with_noise_of(scheduler, cls, changes)
 
 def with_noise_of(scheduler, cls, changes):
     "A sampler with the noise of another scheduler. Raises `TmpqError` if it cannot have it."
-    known = {k: v for k, v in scheduler.config.items() if k != "eta" or k in cls.fields}
+    known = {k: v for k, v in scheduler.config.items() if k[0] != "_" and (k != "eta" or k in cls.fields)}      # also what is the stock's default: another class has others
     try: ours = cls.from_config(known, **changes)
     except NotImplementedError: ours = cls.from_config(known, trained_betas=scheduler.betas.tolist(), **changes)      # some kinds of noise others know by their numbers only
     same = torch.allclose(alphas(ours), alphas(scheduler), rtol=1e-6)
