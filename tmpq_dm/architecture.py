@@ -29,8 +29,8 @@ def joined(conds): return mapped(lambda *c: torch.cat(c), *conds)               
 def moved(cond, *to): return mapped(lambda c: c.to(*to) if c.is_floating_point() else c.to(*[x for x in to if not isinstance(x, torch.dtype)]), cond)    # labels stay whole numbers
 
 def leaves(cond)->list:
-    "The tensors of a condition."
-    if isinstance(cond, dict): return [leaf for c in cond.values() for leaf in leaves(c)]
+    "The tensors of a condition, in the order of their names."
+    if isinstance(cond, dict): return [leaf for name in sorted(cond) for leaf in leaves(cond[name])]
     return [] if cond is None else [cond]
 
 # %% ../nbs/00d_architecture.ipynb #cell-008

@@ -14,7 +14,8 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .policy import TmpqError
-from .denoiser import Denoiser, load_pipeline
+from .denoiser import Denoiser
+from .pipelines import load_pipeline
 
 # %% ../nbs/03_reference.ipynb #cell-005
 ASSETS = Path(str(files("tmpq_dm")))/"assets"
@@ -27,9 +28,10 @@ def open_pipeline(
 
 def open_denoiser(
     name="reference",    # 'reference', a diffusers folder, or a hub id
+    **kwargs,            # as for `Denoiser.from_pipeline`: sampler, prompts, guidance
 )->Denoiser:
     "The denoiser behind MODEL on the command line."
-    return Denoiser.from_pipeline(open_pipeline(name))
+    return Denoiser.from_pipeline(open_pipeline(name), **kwargs)
 
 def load_reference():    # a diffusers DDPMPipeline
     "The bundled pipeline."
