@@ -4,8 +4,10 @@ __version__ = "0.1.0"
 # What is exported, and the module it lives in. Loaded on first use, so that `import tmpq_dm` and `tmpq-dm --help` stay fast.
 _HOME = {
     "policy": ("Policy", "TmpqError"),
-    "denoiser": ("Denoiser", "QuantOp"),
-    "sampling": ("sample", "paired_noise", "uniform_timesteps"),
+    "denoiser": ("QuantOp",),
+    "pipelines": ("Denoiser", "ClassPipeline"),
+    "tiny": ("tiny_pipeline",),
+    "sampling": ("sample", "starts", "paired_noise", "uniform_timesteps"),
     "reference": ("load_reference", "reference_features", "reference_statistics", "open_denoiser"),
     "divergence": ("feature_divergence",),
     "grouping": ("quadratic_groups", "uniform_groups", "equal_groups"),
@@ -15,7 +17,9 @@ _HOME = {
     "fidelity": ("agreement", "calibrated_alone"),
     "cost": ("bitops", "macs", "size_bytes"),
     "metrics": ("evaluate", "make_fitness", "real_statistics"),
-    "scheduler": ("SubsetDDIMScheduler",),
+    "scheduler": ("SubsetDDIMScheduler", "SubsetDDPMScheduler", "SubsetDPMSolverMultistepScheduler", "SubsetDPMSolverSinglestepScheduler", "SubsetEulerDiscreteScheduler",
+                  "SubsetHeunDiscreteScheduler", "SubsetFlowMatchEulerDiscreteScheduler", "even_timesteps"),
+    "inception": ("inception_features", "inception_measures", "clip_score"),
     "method": ("TmpqConfig",),
     "artifact": ("save_compressed", "load_compressed"),
     "deploy": ("as_openvino", "load_openvino", "save_openvino"),

@@ -7,7 +7,7 @@ __all__ = ['IMAGES', 'adapt', 'adapting_calls', 'said']
 
 # %% ../nbs/08d_adaptation.ipynb #cell-002
 import torch
-from .sampling import paired_noise
+from .sampling import asked, starts
 from .correction import MOST_STEPS, fit_outputs, walk
 from .supernet import set_table
 from .calibration import Supernet
@@ -21,7 +21,7 @@ def adapt(
 ):
     "Find what corrects each step of the policy that is set: full precision draws `IMAGES` images, and the policy draws them after it."
     self.fits = None
-    found = walk(self.denoiser, self.policy.timesteps, paired_noise(IMAGES, self.shape, seed=55_555))
+    found = walk(self.denoiser, self.policy.timesteps, starts(self, IMAGES, seed=55_555))
     self.fits = fit_outputs(self.scheduler, found, lambda m: said(self, m))
     set_table(self, self.policy.bits(0))
 
@@ -32,11 +32,11 @@ def adapting_calls(
     steps:int,        # of a policy
 )->int:
     "What setting a policy costs, in calls of the network."
-    return 2 * IMAGES * min(steps, MOST_STEPS) if self.settings.get("adapt") else 0
+    return 2 * IMAGES * self.passes * len(self.steps_of_calls(min(steps, MOST_STEPS))) if self.settings.get("adapt") else 0
 
 Supernet.adapting_calls = adapting_calls
 
 def said(net, m):
     "What a network says at a moment."
-    net.set_step(m.step, m.t)
-    return net(m.x, m.t)
+    net.set_step(m.step, net.policy.timesteps[m.step])
+    return asked(net, m.x, m.t, m.cond)

@@ -10,6 +10,7 @@ import json, random, torch
 from pathlib import Path
 from torch import Tensor
 from tqdm.auto import tqdm
+from .architecture import rows_of
 from .policy import FP, Policy, read_json, require, write_json
 from .learning import Unit, correct_bias, draw, find_ranges, level_rows, observe_unit, reconstruct, release, run_on, units, watching
 from .sampling import calibration_data
@@ -47,7 +48,7 @@ def pick_up(
 # %% ../nbs/08c_calibration.ipynb #cell-006
 def calibrate_unit(
     net:Supernet, path:str, ops:list,
-    x:Tensor, t:Tensor,          # calibration data
+    x:Tensor, t:Tensor, cond,    # calibration data
     iterations:int, rng:random.Random, near:float,
     done:list,                   # operations that are calibrated already
     repair:bool=False,           # aim at the full network's output
@@ -56,12 +57,12 @@ def calibrate_unit(
     "Find the ranges of one unit, reconstruct it on inputs from the quantized prefix, take its mean error back."
     levels_of = list(level_rows(net, len(x)).items())[:1 if net.alone else None]
     parts = [(b, slice(k, min(k + 32, rows.stop))) for b, rows in levels_of for k in range(rows.start, rows.stop, 32)]
-    args, kwargs, _ = observe_unit(net.model, path, x, t, [rows for _, rows in parts],
+    args, kwargs, _ = observe_unit(net.model, path, x, t, cond, [rows for _, rows in parts],
                                    lambda i: set_table(net, draw(net, done, rng, parts[i][0], near)))
     set_table(net, {o.name: (FP, FP) for o in net.ops})
     module = net.model.get_submodule(path)
     with torch.no_grad(): own = torch.cat([run_on(module, slice(k, k + 32), args, kwargs) for k in range(0, len(x), 32)])
-    target = observe_unit(net.denoiser.model, path, x, t)[2] if repair else own
+    target = observe_unit(net.denoiser.model, path, x, t, cond)[2] if repair else own
     unit = Unit(module, ops, args, kwargs, target, t, [o for o in done if o.name.startswith(path + ".")])
     find_ranges(net, unit)
     error = reconstruct(net, unit, iterations, rng, near)
@@ -73,7 +74,7 @@ def calibrate_unit(
 @torch.no_grad()
 def align(
     net:Supernet,
-    x:Tensor, t:Tensor,   # calibration data
+    x:Tensor, t:Tensor, cond=None,   # calibration data
 ):
     "Give each layer outside the temporal block, at every precision of its weight and input, the slope that it has in full precision; and, if its mean was not taken back yet, what the input's precision took from it. Called once, at the end of a calibration."
     ops, sums = {o.name: o for o in net.quantized if not o.product and o.role != "temporal"}, {}
@@ -86,7 +87,7 @@ def align(
     set_table(net, {o.name: (FP, FP) for o in net.ops})
     for rows in [slice(k, k + 32) for k in range(0, len(x), 32)]:
         net.clock.set(t[rows])
-        with watching(net.denoiser.model, list(ops), hook): net.denoiser(x[rows], t[rows])
+        with watching(net.denoiser.model, list(ops), hook): net.denoiser.predict(x[rows], t[rows], cond and rows_of(cond, rows))
     unseen = {name for name in ops if not net.shifts[name].any()}
     for (name, side, b), found in sums.items(): take_slope(net, name, side, net.bits.index(b), found, name in unseen)
 
@@ -136,21 +137,21 @@ def calibrate(
 )->Supernet:                  # itself, to chain
     "Calibrate every precision at once, unit by unit in the order of execution. Raises `TmpqError` for what cannot be calibrated."
     prepare(net, num_samples, fsc, policy)
-    net.settings = dict(num_samples=num_samples, iterations=iterations, seed=seed, near=near, unbias=unbias, adapt=adapt, tiar=tiar, fsc=fsc, repair=repair, times=times, alone=net.alone)
+    net.settings = dict(num_samples=num_samples, iterations=iterations, seed=seed, near=near, unbias=unbias, adapt=adapt, tiar=tiar, fsc=fsc, repair=repair, times=times, alone=net.alone, sampler=net.sampler, guidance=net.guidance)
     rng, done, whole = random.Random(seed), [], identity(net) | net.settings
     finished = pick_up(net, Path(out), whole, rng) if out else []
-    x, t = calibration_data(net.denoiser, num_samples, seed=seed, times=times)
+    x, t, cond = calibration_data(net.denoiser, num_samples, seed=seed, times=times)
     bar = tqdm(units(net.denoiser).items(), desc="calibrating", disable=None if progress else True)
     for path, ops in bar:
         ops = [o for o in ops if o.name not in net.float_ops]
         if ops and path not in finished:
             if path == "temporal": error = calibrate_block(net, ops, iterations, rng, near, tiar, fsc != "none")
-            else: error = calibrate_unit(net, path, ops, x, t, iterations, rng, near, done, repair, unbias)
+            else: error = calibrate_unit(net, path, ops, x, t, cond, iterations, rng, near, done, repair, unbias)
             finished.append(path)
             if out: keep(net, Path(out), whole, finished, rng)
             bar.set_postfix_str(f"{path}, error {error:.4f}")
         done += ops
-    if unbias: align(net, x, t)
+    if unbias: align(net, x, t, cond)
     return net
 
 Supernet.calibrate = calibrate

@@ -28,7 +28,14 @@ class Price:
     name, unit, base, per_step = "", "", 0, True      # `base`: of a step beside its operations, or of the model
     def __init__(self,
         den,            # a `Denoiser` or supernet, or a list of `QuantOp`
-    ): self.ops = list(getattr(den, "ops", den))
+    ):
+        self.ops = list(getattr(den, "ops", den))
+        self.passes = getattr(den, "passes", 1)                                          # calls of the network for one of the denoiser: 2 under guidance
+        self.steps_of_calls = getattr(den, "steps_of_calls", lambda n: tuple(range(n)))  # of the denoiser in a schedule; Heun's sampler calls it twice a step
+
+    def calls(self, steps:int)->int:
+        "Calls of the denoiser in so many steps; 1 if the price is not one of steps."
+        return len(self.steps_of_calls(steps)) if self.per_step else 1
 
     def op(self, o, w:int, a:int)->float:
         "Of an operation at its bits."
@@ -40,10 +47,10 @@ class Price:
 
     def tables(self,
         policy:Policy,
-    )->list:            # of (table, number of steps that use it)
+    )->list:            # of (table, number of calls of the denoiser that use it)
         "The precision tables in use."
-        steps = Counter(policy.schedule) if policy.schedule else {0: len(policy)}
-        return [(policy.tables[i], n) for i, n in sorted(steps.items())]
+        calls = Counter(policy.schedule[i] if policy.schedule else 0 for i in self.steps_of_calls(len(policy)))
+        return [(policy.tables[i], n) for i, n in sorted(calls.items())]
 
     def __call__(self, policy:Policy)->float:
         "Of a policy, for one image."
@@ -51,7 +58,7 @@ class Price:
 
     def cheapest(self, bits, steps:int, float_ops=())->float:
         "Of the cheapest policy."
-        return (steps if self.per_step else 1) * self.of_table({o.name: (FP, FP) if o.name in float_ops else (min(bits),) * 2 for o in self.ops})
+        return self.calls(steps) * self.of_table({o.name: (FP, FP) if o.name in float_ops else (min(bits),) * 2 for o in self.ops})
 
     def said(self, x:float)->str:
         "For people."
@@ -63,17 +70,16 @@ class CostModel(Price):
     name = unit = "BitOPs"
     def __init__(self,
         den,            # a `Denoiser` or supernet, or a list of `QuantOp`
-        passes:int=1,   # calls of the model per step and image: 2 under classifier-free guidance
     ):
         super().__init__(den)
-        self.passes, self.float_params = passes, float_params(den)
+        self.float_params = float_params(den)
 
     def op(self, o, w, a): return self.passes * o.macs * w * a
     def __call__(self, policy): return self.bitops(policy)
 
     def macs(self, policy:Policy)->int:
         "Multiply-accumulates for one image, all steps."
-        return len(policy) * self.passes * sum(o.macs for o in self.ops)
+        return len(self.steps_of_calls(len(policy))) * self.passes * sum(o.macs for o in self.ops)
 
     def bitops(self, policy:Policy)->int:
         "Bit operations for one image, all steps. Raises `TmpqError` if an operation has no bits."
@@ -146,7 +152,7 @@ def uniform_bitops(
     steps:int=FULL_STEPS,
 )->int:
     "BitOPs of one precision for every operand."
-    return steps * macs(den) * bits**2
+    return steps * getattr(den, "passes", 1) * macs(den) * bits**2
 
 def full_precision_bitops(den, steps=FULL_STEPS)->int:
     "BitOPs of the model in floating point at the full schedule."
@@ -212,7 +218,7 @@ class Joules(Price):
 
     def op(self, o, w, a):
         multiply_add = 3.7 + 0.9 if FP in (w, a) else 0.2 * w * a / 64 + 0.1
-        return 1e-12 * (o.macs * multiply_add + (o.params * w / 32 * 640 / self.batch if o.weight_shape else 0))
+        return 1e-12 * self.passes * (o.macs * multiply_add + (o.params * w / 32 * 640 / self.batch if o.weight_shape else 0))
 
 def at_most_bytes(n:int)->Budget:
     "A budget of `n` bytes for the compressed model."
@@ -293,8 +299,9 @@ def cost_table(
     model = CostModel(den)
     tables = model.tables(policy)
     bits = lambda o: sorted({tuple(table[o.name]) for table, _ in tables})
-    return [dict(op=o.name, block=o.block, kind=o.kind, role=o.role, macs=len(policy) * o.macs, bits=bits(o),
-                 bitops=sum(n * o.macs * math.prod(table[o.name]) for table, n in tables), bytes=op_bytes(o, tables)) for o in model.ops]
+    calls = model.passes * len(model.steps_of_calls(len(policy)))
+    return [dict(op=o.name, block=o.block, kind=o.kind, role=o.role, macs=calls * o.macs, bits=bits(o),
+                 bitops=model.passes * sum(n * o.macs * math.prod(table[o.name]) for table, n in tables), bytes=op_bytes(o, tables)) for o in model.ops]
 
 # %% ../nbs/09_cost.ipynb #cell-052
 def summary(

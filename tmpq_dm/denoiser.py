@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNKNOWN_PRODUCTS', 'SAME', 'IMAGE', 'TIME', 'CONDITION', 'SHORTCUTS', 'QuantOp', 'weight_macs', 'product_macs',
            'Call', 'each_tensor', 'Watch', 'is_temporal', 'block_of', 'to_op', 'call_model', 'watched', 'discover',
-           'fingerprint', 'Denoiser', 'run_network']
+           'fingerprint', 'Guided', 'Denoiser', 'run_network']
 
 # %% ../nbs/01_denoiser.ipynb #cell-002
 import hashlib
@@ -225,7 +225,32 @@ def fingerprint(
     return h.hexdigest()[:16]
 
 # %% ../nbs/01_denoiser.ipynb #cell-025
-class Denoiser:
+class Guided:
+    "Whatever is called as a denoiser: with `.predict`, `.conditions` and `.guidance`."
+    conditions = guidance = None
+
+    def __call__(self,
+        x:Tensor,          # (B, C, H, W) noisy samples
+        t:int|Tensor,      # timestep, one for all or (B,)
+        cond:dict=None,    # a condition with B rows, if the model takes one
+    )->Tensor:             # (B, C, H, W) the prediction, like x
+        "The prediction at timestep `t`, guided if the denoiser is."
+        t = torch.as_tensor(t).expand(len(x))
+        if self.guidance is None: return self.predict(x, t, cond)
+        require(cond is not None, "guidance", "needs a condition to guide by; give one")
+        nothing, something = self.predict(torch.cat([x, x]), torch.cat([t, t]), joined([self.conditions.nothing(len(x)), cond])).chunk(2)
+        return nothing + self.guidance * (something - nothing)
+
+    passes = property(lambda self: 1 if self.guidance is None else 2)      # calls of the network in one of the denoiser
+    num_train_timesteps = property(lambda self: int(self.scheduler.config.num_train_timesteps))
+    first_timestep = property(lambda self: first_timestep(self.scheduler))
+    sampler = property(lambda self: sampler_name(self.scheduler))
+
+    def steps_of_calls(self, n:int)->tuple:
+        "For each call in a schedule of n timesteps, the step that it belongs to."
+        return steps_of_calls(self.scheduler, n)
+
+class Denoiser(Guided):
     "A diffusion model as an ordered list of quantizable operations in blocks."
     def __init__(self,
         model:nn.Module,            # of diffusers, or called as `model(x, t)`; returns a tensor, or an object with `.sample`
@@ -247,29 +272,12 @@ class Denoiser:
         self.ops = discover(self.model, self.shape)
         self.fingerprint = fingerprint(model)
 
-    def __call__(self,
-        x:Tensor,          # (B, C, H, W) noisy samples
-        t:int|Tensor,      # timestep, one for all or (B,)
-        cond:dict=None,    # a condition with B rows, if the model takes one
-    )->Tensor:             # (B, C, H, W) the prediction, like x
-        "The prediction at timestep `t`, guided if the denoiser is."
-        t = torch.as_tensor(t).expand(len(x))
-        if self.guidance is None: return self.predict(x, t, cond)
-        nothing, something = self.predict(torch.cat([x, x]), torch.cat([t, t]), joined([self.conditions.nothing(len(x)), cond])).chunk(2)
-        return nothing + self.guidance * (something - nothing)
-
     def predict(self, x, t, cond=None)->Tensor:
         "What the network says, without guidance."
         self.calls += len(x)
         return run_network(self.model, x, t, cond)
 
-    num_train_timesteps = property(lambda self: int(self.scheduler.config.num_train_timesteps))
-    first_timestep = property(lambda self: first_timestep(self.scheduler))
-    sampler = property(lambda self: sampler_name(self.scheduler))
-    passes = property(lambda self: 1 if self.guidance is None else 2)      # calls of the network in one of the denoiser
     macs = property(lambda self: sum(o.macs for o in self.ops))
-
-    def steps_of_calls(self, n:int)->tuple: return steps_of_calls(self.scheduler, n)
 
     def decode(self, x:Tensor)->Tensor:
         "Images in [-1, 1] from samples; they may reach beyond."
@@ -290,7 +298,7 @@ def run_network(
     cond:dict=None,
 )->Tensor:             # (B, C, H, W), like x
     "What a network says, wherever it runs and in whatever floating point; without a variance that it may have learned."
-    p = next(model.parameters())
+    p = next(model.parameters(), x)
     require(cond or not inputs_of(model), f"model: {type(model).__name__}", "is told something beside the image and the time; give it a condition")
     out = call_model(model, x.to(p.device, p.dtype).contiguous(memory_format=torch.channels_last), t.to(p.device), moved(cond or {}, p.device, p.dtype))
     out = getattr(out, "sample", out)

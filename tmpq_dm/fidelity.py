@@ -9,9 +9,11 @@ __all__ = ['kendall', 'regret', 'agreement', 'calibrated_alone', 'one_by_one', '
 # %% ../nbs/10a_fidelity.ipynb #cell-002
 import torch
 from torch import Tensor
+from .architecture import rows_of
 from .metrics import GROUPS, Measure, measure
 from .policy import FP, Policy, require
 from .learning import units
+from .scheduler import position
 from .adaptation import Supernet
 from .supernet import ActSets, set_table
 
@@ -99,29 +101,30 @@ def surrogate_errors(
     net:Supernet,
     x:Tensor, t:Tensor,   # calibration data
     ranges:int=5,         # of timesteps
+    cond:dict=None,       # and the conditions, if there are any
 )->dict:                  # (operation, 0 or 1, precision) -> (ranges,) mean squared error of ε
     "The error of every operand and precision alone, all others in floating point."
     net.policy, net.fits, float_table, shifts = None, None, {o.name: (FP, FP) for o in net.ops}, net.shifts
     ends = torch.tensor([[1.], [0.]])[..., None]      # at the end of a unit, the input's correction makes up for the errors of all that is before it
     net.shifts = {n: s * ends if s[0].any() else s for n, s in shifts.items()}
     try:
-        full, where, errors = eps(net, float_table, x, t), t * ranges // net.num_train_timesteps, {}
+        full, where, errors = eps(net, float_table, x, t, cond), position(net.scheduler, t) * ranges // net.num_train_timesteps, {}
         require(len(where.unique()) == ranges, "surrogate", f"{len(t)} samples do not cover {ranges} ranges of the timesteps; give more")
         for op in net.quantized:
             for i in (0, 1):
                 for b in net.bits:
                     pair = (b, FP) if i == 0 else (FP, b)
-                    error = (eps(net, float_table | {op.name: pair}, x, t) - full).flatten(1).pow(2).mean(1)
+                    error = (eps(net, float_table | {op.name: pair}, x, t, cond) - full).flatten(1).pow(2).mean(1)
                     errors[op.name, i, b] = torch.stack([error[where == r].mean() for r in range(ranges)])
     finally:
         net.shifts = shifts
         set_table(net, float_table)
     return errors
 
-def eps(net, table, x, t):
-    "The output under a precision table."
+def eps(net, table, x, t, cond=None):
+    "What the network says under a precision table."
     set_table(net, table)
-    return torch.cat([net(x[k:k+32], t[k:k+32]) for k in range(0, len(x), 32)])
+    return torch.cat([net.predict(x[k:k+32], t[k:k+32], cond and rows_of(cond, slice(k, k+32))) for k in range(0, len(x), 32)])
 
 def surrogate(
     net:Supernet,
@@ -132,6 +135,6 @@ def surrogate(
     policy.check(net, bits=net.bits)
     ranges, total = len(next(iter(errors.values()))), 0.0
     for step, t in enumerate(policy.timesteps):
-        r = t * ranges // net.num_train_timesteps
+        r = position(net.scheduler, t).item() * ranges // net.num_train_timesteps
         total += sum(errors[n, i, b][r].item() for n, pair in policy.bits(step).items() for i, b in enumerate(pair) if (n, i, b) in errors)
     return total

@@ -17,7 +17,7 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from .folder import check_above
 from .policy import FP, Policy, TmpqError, require
 from .denoiser import Denoiser
-from .sampling import uniform_timesteps
+from .scheduler import alphas, even_timesteps
 from .adaptation import Supernet
 from .packed import PackedLayer, host_of, make_places, packed, packed_parts, wake
 
@@ -26,8 +26,8 @@ class Method(str, Enum):
     "The name of the method, as diffusers wants it."
     TMPQ_DM = "tmpq_dm"
 
-SPEC_VERSION = 5
-SPEC = dict(policy=dict, num_train=int, shape=list, starts=list, split=dict, timed=list, corrected=bool)    # fields of a spec and their types
+SPEC_VERSION = 6     # 6: with the least timestep
+SPEC = dict(policy=dict, num_train=int, first=int, shape=list, starts=list, split=dict, timed=list, corrected=bool)    # fields of a spec and their types
 
 @dataclasses.dataclass
 class TmpqConfig(QuantizationConfigMixin):
@@ -45,7 +45,9 @@ class TmpqConfig(QuantizationConfigMixin):
     def __post_init__(self):
         self.quant_method = Method.TMPQ_DM
         where = "quantization_config"
-        require(self.version == SPEC_VERSION, f"{where}: version", f"is {self.version}, this program reads {SPEC_VERSION}; export again, or install the tmpq_dm that wrote it")
+        require(self.version in (5, SPEC_VERSION), f"{where}: version", f"is {self.version}, this program reads 5 and {SPEC_VERSION}; export again, or install the tmpq_dm that wrote it")
+        if self.version == 5 and isinstance(self.spec, dict): self.spec = dict(first=0) | self.spec
+        self.version = SPEC_VERSION
         for name in ("weights", "activations"): require(getattr(self, name) in (*range(2, 9), FP), f"{where}: {name}", f"{getattr(self, name)} bits; take 2 to 8, or {FP} for floating point")
         if isinstance(self.policy, Policy): self.policy = self.policy.to_dict()
         if self.policy is not None: Policy.from_dict(self.policy, f"{where}: policy")
@@ -71,10 +73,10 @@ def config_of(
     import diffusers
     config = dict(getattr(scheduler, "config", scheduler))
     name = config.get("_class_name") or type(scheduler).__name__
-    if name == "SubsetDDIMScheduler": name = "DDIMScheduler"
+    name = name.removeprefix("Subset")
     require(hasattr(diffusers, name), "quantization_config: scheduler", "does not say which class it is the configuration of; pass the scheduler itself")
     config = {k: v for k, v in config.items() if not k.startswith("_") and k != "custom_timesteps"} | dict(_class_name=name)
-    require(hasattr(scheduler_of(config), "alphas_cumprod"), "quantization_config: scheduler", f"{name} has no alphas_cumprod; only discrete-time schedulers are supported so far")
+    alphas(scheduler_of(config))      # refuses what says nothing about its noise
     return config
 
 def scheduler_of(config:dict):
@@ -86,7 +88,7 @@ def check_spec(spec, where):
     "Raise `TmpqError` unless a spec is what `describe` writes."
     require(isinstance(spec, dict) and all(isinstance(spec.get(k), kind) for k, kind in SPEC.items()), where, f"must have {', '.join(SPEC)}; export again")
     policy = Policy.from_dict(spec["policy"], f"{where}: policy")
-    require(spec["num_train"] > max(policy.timesteps), f"{where}: num_train", f"the policy's timesteps go up to {max(policy.timesteps)}; export again")
+    require(spec["first"] + spec["num_train"] > max(policy.timesteps), f"{where}: num_train", f"the policy's timesteps go up to {max(policy.timesteps)}; export again")
     starts, numbers = spec["starts"], [*spec["starts"], *spec["shape"], *spec["split"].values()]
     require(all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers), where, "has something else than whole numbers in starts, shape or split; export again")
     falling = all(a > b for a, b in zip(starts, starts[1:])) and starts[-1:] == [0] and starts[0] < spec["num_train"]
@@ -167,7 +169,7 @@ def policy_of(
     left = {n for n in ops if any(n == m or n.startswith(f"{m}.") for m in spared)}
     unknown = [m for m in spared if m not in {n for n, _ in den.model.named_modules()}]
     require(not unknown, "quantization_config: modules_to_not_convert", f"the model has no modules {unknown[:3]}; see model.named_modules()")
-    p = Policy.uniform(den.ops, uniform_timesteps(min(EVERY, den.num_train_timesteps), den.num_train_timesteps), config.weights, config.activations, den.fingerprint)
+    p = Policy.uniform(den.ops, even_timesteps(den.scheduler, min(EVERY, den.num_train_timesteps)), config.weights, config.activations, den.fingerprint)
     return p.replace(tables=({n: (FP, FP) if n in left else pair for n, pair in p.bits().items()},))
 
 def pack_in_place(

@@ -17,7 +17,8 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .policy import Policy, TmpqError, require
-from .sampling import paired_noise, sample, uniform_timesteps
+from .sampling import paired_noise, sample, starts
+from .scheduler import even_timesteps, uniform_timesteps
 
 # %% ../nbs/10_metrics.ipynb #cell-005
 @dataclass(frozen=True, repr=False)
@@ -267,13 +268,14 @@ def real_statistics(
 def generate(
     net,                  # a supernet, or a `Denoiser` for full precision
     policy:Policy,
-    noise:Tensor,         # (n, C, H, W)
+    noise,                # (n, C, H, W), or a `Start`
     batch_size:int=32,
     progress:bool=False,
-)->Tensor:                # (n, C, H, W) images in [-1, 1]
+    decode:bool=True,
+)->Tensor:                # (n, C, H, W) images in [-1, 1]; samples without decode
     "The images of a policy. A network that knows bits is told the policy's first."
     if hasattr(net, "set_policy"): net.set_policy(policy)
-    return sample(net, policy.timesteps, noise, batch_size=batch_size, progress=progress)
+    return sample(net, policy.timesteps, noise, batch_size=batch_size, progress=progress, decode=decode)
 
 # %% ../nbs/10_metrics.ipynb #cell-071
 def feature_measures(
@@ -309,11 +311,11 @@ def evaluate(
     require(den is not None or (features is not None and statistics is not None), "evaluate",
             "nothing to compare with; give features and statistics, or den")
     require(num_images >= GROUPS, "num-images", f"{num_images} are too few for an interval; use at least {GROUPS}")
-    noise = paired_noise(num_images, net.shape, seed)
+    noise = starts(net, num_images, seed)
     images = generate(net, policy, noise, batch_size, progress)
     out = feature_measures(images, features, statistics) if features is not None and statistics is not None else {}
     if den is None: return out
-    reference = sample(den, timesteps_reference or uniform_timesteps(100, den.num_train_timesteps), noise, batch_size=batch_size, progress=progress)
+    reference = sample(den, timesteps_reference or even_timesteps(den.scheduler, 100), noise, batch_size=batch_size, progress=progress)
     return out | dict(trajectory=trajectory_error(images, reference))
 
 # %% ../nbs/10_metrics.ipynb #cell-075
@@ -340,20 +342,17 @@ class Fitness:
     "A number to minimise, for a network and a policy; made by `make_fitness`."
     def __init__(self,
         name:str,             # 'paired', 'frechet', 'kid', 'is' or 'trajectory'
-        noise:Tensor,         # (n, C, H, W), the same for every policy
+        noise,                # (n, C, H, W), or a `Start`; the same for every policy
         batch_size:int=32,
         features=None,        # feature network
         statistics=None,      # of real images
-        reference=None,       # of full precision from this noise: images (n, C, H, W) for 'trajectory', features (n, d) for 'paired'
-        calls_made:int=0,     # images × steps that the reference took
+        reference=None,       # of full precision from this noise: samples (n, C, H, W) for 'trajectory', features (n, d) for 'paired'
+        calls_made:int=0,     # calls of the network that the reference took, images × steps
+        decode:bool=True,     # judge images; False: latents as they are
     ):
-        self.name, self.noise, self.batch_size, self.failed, self.calls_made = name, noise, batch_size, 0, calls_made
+        self.name, self.noise, self.batch_size, self.failed, self.calls_made, self.decode = name, noise, batch_size, 0, calls_made, decode
         self.features, self.statistics, self.reference = features, statistics, reference
         self.real_pairs = pairs_mean(statistics["features"]) if name == "kid" else None
-
-    def calls(self, policy, num_images=None):
-        "Images × steps: what one evaluation costs, without the adaptation of a supernet."
-        return (num_images or len(self.noise)) * len(policy)
 
     def __call__(self,
         net,                # a supernet, or a `Denoiser`
@@ -364,7 +363,7 @@ class Fitness:
         n = len(self.noise) if num_images is None else num_images
         require(1 <= n <= len(self.noise), "fitness", f"{n} images asked for, it was made with {len(self.noise)}; make it with more")
         require(n > 1 or self.name == "trajectory", "fitness", f"one image has no distribution; give {self.name} at least 2")
-        images = generate(net, policy, self.noise[:n], self.batch_size)
+        images = generate(net, policy, self.noise[:n], self.batch_size, decode=self.decode)
         score = SCORES[self.name](self, images) if images.isfinite().all() else math.nan
         self.failed += not math.isfinite(score)
         return score if math.isfinite(score) else math.inf
@@ -388,8 +387,8 @@ def make_fitness(
     require(name in needs, "fitness", f"{name!r} is unknown; choose one of {', '.join(needs)}")
     missing = [k for k in needs[name] if not has[k]]
     require(not missing, f"fitness {name}", f"needs {' and '.join(missing)}; give them, or choose trajectory, which needs no data")
-    noise, steps = paired_noise(num_images, den.shape, seed), dict(trajectory=100, paired=20).get(name)
+    noise, steps = starts(den, num_images, seed), dict(trajectory=100, paired=20).get(name)
     if not steps: return Fitness(name, noise, batch_size, features, statistics)
-    ts = timesteps_reference or uniform_timesteps(steps, den.num_train_timesteps)
-    images = sample(den, ts, noise, batch_size=batch_size)
-    return Fitness(name, noise, batch_size, features, statistics, images if name == "trajectory" else extract(features, images), num_images * len(ts))
+    ts, decode = timesteps_reference or even_timesteps(den.scheduler, steps), name != "trajectory" or den.decoder is None      # what latents differ in, images differ in, and decoding is dear
+    images, calls = sample(den, ts, noise, batch_size=batch_size, decode=decode), num_images * den.passes * len(den.steps_of_calls(len(ts)))
+    return Fitness(name, noise, batch_size, features, statistics, images if name == "trajectory" else extract(features, images), calls, decode)

@@ -15,7 +15,9 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .policy import FP, Policy, require
+from .architecture import architecture_of, default_conditions
 from .denoiser import Denoiser
+from .scheduler import position
 from .correction import take_back
 from .quantizer import Grid, levels, pack, unpack
 from .supernet import ActSets, Clock, Products, Scratch, Supernet, bias_at, gain_at, inside, integer_port, operands, passthrough, timed_port
@@ -38,11 +40,11 @@ def describe(
     where = nearest_known(torch.tensor(policy.timesteps), net.scheduler)
     starts = [(where == i).int().argmax().item() for i in range(len(policy))]
     require(torch.equal(step_at(starts, net.num_train_timesteps), where), "scheduler", "its log-SNR does not fall with t, so nothing can be keyed by t; use another noise schedule")
-    return dict(policy=policy.replace(measured={}).to_dict(), num_train=net.num_train_timesteps, shape=list(net.shape), starts=starts, split={o.name: o.split for o in net.quantized if o.split and net.split},
+    return dict(policy=policy.replace(measured={}).to_dict(), num_train=net.num_train_timesteps, first=net.first_timestep, shape=list(net.shape), starts=starts, split={o.name: o.split for o in net.quantized if o.split and net.split},
                 timed=sorted({op for (op, _), acts in net.acts.items() if acts.where is not None}), corrected=net.fits is not None)
 
 def step_at(
-    starts:list,     # the first timestep of every step's neighbourhood; falls, as timesteps do
+    starts:list,     # the position of the first timestep of every step's neighbourhood; falls, as timesteps do
     num_train:int,
 )->Tensor:           # (num_train,) the step that stands for each timestep
     "Where to look a timestep up."
@@ -173,7 +175,7 @@ def wake(
     spec:dict,
 )->nn.Module:
     "Make it run."
-    clock, where, scratch = Clock(), step_at(spec["starts"], spec["num_train"]), Scratch()
+    clock, where, scratch = Clock(spec["first"]), step_at(spec["starts"], spec["num_train"]), Scratch()
     for part in packed_parts(model).values(): part.wake(clock, where, scratch)
     hooks = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
     model.packed = Packed(Policy.from_dict(spec["policy"]), spec, clock, where, hooks)
@@ -212,14 +214,15 @@ class Packed:
 
 def before(model, args, kwargs):
     "Tell the time, set the table of the time, and lay the input out as convolutions like it."
-    names = [*inspect.signature(type(model).forward).parameters][1:]
+    names, name = [*inspect.signature(type(model).forward).parameters][1:], architecture_of(model).sample
     given = dict(zip(names, args)) | kwargs
-    x, t, state = given[names[0]], torch.as_tensor(given[names[1]]), model.packed
-    require(not (x.requires_grad and torch.is_grad_enabled()), "sample", "wants a gradient, and a packed model has none; detach it")
-    require(state.timeless or (t.min() >= 0 and t.max() < len(state.where)), "timestep", f"is not between 0 and {len(state.where) - 1}, on which the model was trained")
-    state.clock.set(t.expand(len(x)))
+    x, t, state, first = given[name], torch.as_tensor(given["timestep"]), model.packed, model.packed.spec["first"]
+    require(not (x.requires_grad and torch.is_grad_enabled()), name, "wants a gradient, and a packed model has none; detach it")
+    last = first + len(state.where) - 1
+    require(state.timeless or (t.min() > first - 1 and t.max() <= last), "timestep", f"is not between {first} and {last}, on which the model was trained")
+    state.clock.set(t.expand(len(x)).clamp(first, last))
     set_table_of_time(model)
-    return (), given | {names[0]: x.contiguous(memory_format=torch.channels_last)}
+    return (), given | {name: x.contiguous(memory_format=torch.channels_last)}
 
 def set_table_of_time(model):
     "Take the bits of the timestep that is told."
@@ -234,9 +237,10 @@ def set_table_of_time(model):
     state.table = table
 
 def after(model, args, out):
-    "Correct what the model says."
+    "Correct what the model says, but for a variance that it may have learned."
     if not model.packed.spec["corrected"]: return out
-    fix = lambda y: take_back(y, model.output_fits[model.packed.where], model.packed.clock.t)
+    channels, fits = model.packed.spec["shape"][0], model.output_fits[model.packed.where]
+    fix = lambda y: torch.cat([take_back(y[:, :channels], fits, model.packed.clock.t), y[:, channels:]], 1) if y.shape[1] > channels else take_back(y, fits, model.packed.clock.t)
     if isinstance(out, Tensor): return fix(out)
     return (fix(out[0]), *out[1:]) if isinstance(out, tuple) else type(out)(sample=fix(out.sample))
 
@@ -252,7 +256,7 @@ def buffers_of(
             b = pair[i] if op.product else pair[1]
             if b == FP: continue
             acts = net.acts[op.name, o]
-            g = acts.grid(b, 0 if acts.where is None else acts.where[list(net.policy.timesteps)])
+            g = acts.grid(b, 0 if acts.where is None else acts.where[position(net.scheduler, torch.tensor(net.policy.timesteps))])
             grids[o, b] = torch.stack([g.scale, g.zero], -1)
         if not op.product: found |= weight_buffers(net, op, pair)
     if op.product: return {f"{o}{b}": g for (o, b), g in grids.items()}
@@ -281,7 +285,7 @@ def packed(
         if (pairs := pairs_of(policy, op.name)) == [(FP, FP)]: continue
         part = model.get_submodule(host_of(op.name) + ".products" if op.product else op.name)
         for name, tensor in buffers_of(net, op, pairs).items(): getattr(part, name).copy_(tensor)
-    if spec["corrected"]: model.output_fits.copy_(net.fits[list(policy.timesteps)])
+    if spec["corrected"]: model.output_fits.copy_(net.fits[position(net.scheduler, torch.tensor(policy.timesteps))])
     return wake(model, spec).eval()
 
 # %% ../nbs/11_packed.ipynb #cell-014
@@ -290,9 +294,11 @@ class PackedDenoiser(Denoiser):
     def __init__(self,
         model:nn.Module,   # from `packed`, or loaded
         scheduler,
+        conditions=None, guidance=None, decoder=None,   # see `Denoiser`
     ):
         require(hasattr(model, "packed"), f"model: {type(model).__name__}", "is not compressed; take it from load_compressed, or from packed(net, policy)")
         self.model, self.scheduler, self.calls, self.shape = model, scheduler, 0, tuple(model.packed.spec["shape"])
+        self.conditions, self.guidance, self.decoder = conditions or default_conditions(model), guidance, decoder
         self.policy, self.fingerprint = model.packed.policy, model.packed.policy.model
 
     @cached_property

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'TOLD', 'UNTOLD', 'read_prompts', 'told_sd', 'told_sdxl', 'told_pixart', 'told_sd3', 'conditions_of',
-           'rows_of_first', 'decoder_of', 'network_of', 'usual_guidance', 'from_pipeline', 'load_pipeline',
-           'has_transformers', 'is_cached', 'require_hub', 'load']
+           'rows_of_first', 'ClassPipeline', 'decoder_of', 'network_of', 'usual_guidance', 'from_pipeline',
+           'load_pipeline', 'has_transformers', 'is_cached', 'require_hub', 'load']
 
 # %% ../nbs/01a_pipelines.ipynb #cell-002
 import inspect, re
 from pathlib import Path
 import torch
+from diffusers import DDPMPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from .architecture import Conditions, default_conditions, inputs_of, joined
 from .denoiser import Denoiser
@@ -58,7 +60,7 @@ def told_sd3(pipe, prompts):
     return dict(encoder_hidden_states=text, pooled_projections=pooled), dict(encoder_hidden_states=none, pooled_projections=none_pooled)
 
 TOLD = dict(StableDiffusionPipeline=told_sd, StableDiffusionXLPipeline=told_sdxl, PixArtAlphaPipeline=told_pixart, PixArtSigmaPipeline=told_pixart, StableDiffusion3Pipeline=told_sd3)
-UNTOLD = ("DDPMPipeline", "DDIMPipeline", "LDMPipeline", "DiTPipeline")       # no text
+UNTOLD = ("DDPMPipeline", "DDIMPipeline", "ClassPipeline", "LDMPipeline", "DiTPipeline")       # no text
 
 @torch.no_grad()
 def conditions_of(
@@ -76,6 +78,31 @@ def conditions_of(
 def rows_of_first(cond): return {k: rows_of_first(v) if isinstance(v, dict) else None if v is None else v[:1].clone() for k, v in cond.items()}
 
 # %% ../nbs/01a_pipelines.ipynb #cell-009
+class ClassPipeline(DDPMPipeline):
+    "diffusers' `DDPMPipeline` for a network that is told a class."
+    @torch.no_grad()
+    def __call__(self,
+        class_labels:list,                # one for each image
+        generator=None,                   # `torch.Generator`, or a list with one for each image
+        num_inference_steps:int=1000,
+        output_type:str="pil",            # 'pil', 'np' or 'pt'
+        return_dict:bool=True,
+    ):
+        "Draw an image of each class."
+        labels, c = torch.as_tensor(class_labels, device=self.device), self.unet.config
+        size = (c.sample_size, c.sample_size) if isinstance(c.sample_size, int) else c.sample_size
+        x = randn_tensor((len(labels), c.in_channels, *size), generator=generator, device=self.device, dtype=self.unet.dtype)
+        self.scheduler.set_timesteps(num_inference_steps)
+        x = x * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        for t in self.progress_bar(self.scheduler.timesteps):
+            out = self.unet(self.scheduler.scale_model_input(x, t), t, class_labels=labels).sample[:, :x.shape[1]]
+            x = self.scheduler.step(out, t, x, **(dict(generator=generator) if "generator" in inspect.signature(self.scheduler.step).parameters else {})).prev_sample
+        images = (x / 2 + 0.5).clamp(0, 1).cpu()
+        if output_type != "pt": images = images.permute(0, 2, 3, 1).numpy()
+        if output_type == "pil": images = self.numpy_to_pil(images)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+# %% ../nbs/01a_pipelines.ipynb #cell-011
 def decoder_of(
     pipe,
 ):              # function: latents (B, C, H, W) -> images (B, 3, H', W') in [-1, 1]; None if samples are images
@@ -89,7 +116,7 @@ def decoder_of(
         with torch.no_grad(): return vae.decode(z.to(vae.device, vae.dtype)).sample.to(x.device, x.dtype)
     return decode
 
-# %% ../nbs/01a_pipelines.ipynb #cell-011
+# %% ../nbs/01a_pipelines.ipynb #cell-013
 def network_of(pipe):
     "The network that draws. Raises `TmpqError` for a pipeline without one."
     model = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
@@ -120,7 +147,7 @@ def from_pipeline(
 
 Denoiser.from_pipeline = staticmethod(from_pipeline)
 
-# %% ../nbs/01a_pipelines.ipynb #cell-013
+# %% ../nbs/01a_pipelines.ipynb #cell-015
 def load_pipeline(
     name,       # a folder that diffusers' `save_pretrained` wrote, or a hub id such as "google/ddpm-cifar10-32"
 ):              # a diffusers pipeline
@@ -142,7 +169,7 @@ def has_transformers()->bool:
     from importlib.util import find_spec
     return find_spec("transformers") is not None
 
-# %% ../nbs/01a_pipelines.ipynb #cell-014
+# %% ../nbs/01a_pipelines.ipynb #cell-016
 def is_cached(name)->bool:
     "Whether a hub model lies in the local cache."
     from huggingface_hub import try_to_load_from_cache
@@ -157,7 +184,7 @@ def require_hub(
     except Exception as e:
         raise TmpqError(f"{name}: not a local folder, not in the cache, and the hub did not give it ({type(e).__name__}); download it first, or check name and network") from None
 
-# %% ../nbs/01a_pipelines.ipynb #cell-015
+# %% ../nbs/01a_pipelines.ipynb #cell-017
 def load(
     name,           # as for `load_pipeline`
     **kwargs,       # as for `from_pipeline`

@@ -54,7 +54,7 @@ def write_json(
     write_atomic(path, json.dumps(obj, indent=1, allow_nan=False) + "\n")
 
 # %% ../nbs/00_policy.ipynb #cell-013
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2                         # 2: with sampler and guidance
 FP = 32                                    # "bits" of an operand that stays in floating point
 BITS = (2, 3, 4, 5, 6, 7, 8, FP)           # what a table may hold
 
@@ -67,6 +67,8 @@ class Policy:
     schedule:tuple = ()                      # index into `tables` for each step; () for table 0 throughout
     model:str = ""                           # fingerprint of the model; "" if unknown
     measured:dict = field(default_factory=dict, compare=False)  # numbers found later, for people
+    sampler:str = ""                         # that the timesteps were chosen for; "" if unknown
+    guidance:float = None                    # w of classifier-free guidance; None: none
 
     def __post_init__(self): check_fields(self, "policy")
     def __len__(self): return len(self.timesteps)
@@ -118,7 +120,7 @@ def to_dict(
     p:Policy,
 )->dict: # plain lists, dicts, numbers and strings
     "What is written to disk."
-    return dict(format_version=FORMAT_VERSION, model=p.model, timesteps=list(p.timesteps), schedule=list(p.schedule),
+    return dict(format_version=FORMAT_VERSION, model=p.model, sampler=p.sampler, guidance=p.guidance, timesteps=list(p.timesteps), schedule=list(p.schedule),
                 tables=[{k: list(v) for k, v in t.items()} for t in p.tables], measured=p.measured)
 
 # %% ../nbs/00_policy.ipynb #cell-026
@@ -131,14 +133,16 @@ def from_dict(
     v = d.get("format_version")
     require(is_int(v), f"{where}: format_version", "is missing; this is not a policy file")
     require(1 <= v <= FORMAT_VERSION, f"{where}: format_version", f"is {v}, this program reads 1 to {FORMAT_VERSION}; upgrade tmpq_dm")
-    unknown = sorted(set(d) - {"format_version", "model", "timesteps", "schedule", "tables", "measured"})
+    unknown = sorted(set(d) - {"format_version", "model", "sampler", "guidance", "timesteps", "schedule", "tables", "measured"})
     require(not unknown, where, f"unknown fields {unknown}; remove them")
-    for k, kind in dict(timesteps=list, tables=list, schedule=list, model=str, measured=dict).items():
+    for k, kind in dict(timesteps=list, tables=list, schedule=list, model=str, measured=dict, sampler=str).items():
         require(isinstance(d.get(k, kind()), kind), f"{where}: {k}", f"must be a {kind.__name__}")
+    w = d.get("guidance")
+    require(w is None or (isinstance(w, (int, float)) and not isinstance(w, bool) and w > 1), f"{where}: guidance", f"{w!r} must be a number above 1, or null for none")
     ok = all(isinstance(t, dict) and all(isinstance(b, list) for b in t.values()) for t in d.get("tables", []))
     require(ok, f"{where}: tables", "must hold objects of pairs such as {\"conv_in\": [8, 8]}")
     try: return Policy(tuple(d.get("timesteps", [])), tuple({k: tuple(b) for k, b in t.items()} for t in d.get("tables", [])),
-                       tuple(d.get("schedule", ())), d.get("model", ""), d.get("measured", {}))
+                       tuple(d.get("schedule", ())), d.get("model", ""), d.get("measured", {}), d.get("sampler", ""), w)
     except TmpqError as e: raise TmpqError(str(e).replace("policy", where, 1)) from None
 
 # %% ../nbs/00_policy.ipynb #cell-027
@@ -167,8 +171,13 @@ def check(
     "Raise `TmpqError` unless the policy belongs to `denoiser`."
     require(self.model in ("", denoiser.fingerprint), f"{where}: model",
             f"made for model {self.model}, this one is {denoiser.fingerprint}; search a policy for this model")
-    last = denoiser.num_train_timesteps - 1
-    require(self.timesteps[0] <= last, f"{where}: timesteps", f"{self.timesteps[0]} is out of range; the model was trained on 0 to {last}")
+    first = getattr(denoiser, "first_timestep", 0)
+    last = first + denoiser.num_train_timesteps - 1
+    odd = next((t for t in self.timesteps if not first <= t <= last), None)
+    require(odd is None, f"{where}: timesteps", f"{odd} is out of range; the model was trained on {first} to {last}")
+    for name in ("sampler", "guidance") if self.sampler else ():
+        own, its = getattr(self, name), getattr(denoiser, name, None)
+        require(own == its, f"{where}: {name}", f"made for {own or 'none'}, this model is sampled with {its or 'none'}; load it with {name} {own or 1}")
     known = {o.name for o in denoiser.ops}
     for table in self.tables:
         require(set(table) <= known, f"{where}: tables", f"unknown operations {sorted(set(table) - known)[:3]}; the model has none of that name")

@@ -86,22 +86,27 @@ class Course:
         scale = getattr(self.scheduler, "scale_model_input", None)
         if not self.done: self.shown = scale(self.x, self.scheduler.timesteps[self.call]) if scale else self.x
 
-    def leads_to(self, s, generators, out)->Tensor:
-        draws = dict(generator=generators) if generators else {}
-        return s.step(out, self.scheduler.timesteps[self.call], self.x, **draws).prev_sample
+    def move(self, out:Tensor):
+        "Go where an answer leads."
+        draws = dict(generator=self.generators) if self.generators else {}
+        self.x = self.scheduler.step(out, self.scheduler.timesteps[self.call], self.x, **draws).prev_sample
+        self.call += 1
+        self.show()
+
+    def fork(self):
+        "Another course from here."
+        new = copy.copy(self)
+        s = new.scheduler = copy.copy(self.scheduler)
+        for name, value in vars(s).items():
+            if isinstance(value, list): setattr(s, name, list(value))      # solvers keep earlier answers in lists
+        new.generators = self.generators and [g.clone_state() for g in self.generators]
+        return new
 
     def after(self, out:Tensor)->Tensor:
         "Where an answer would lead; nothing moves."
-        s = copy.copy(self.scheduler)
-        for name, value in vars(s).items():
-            if isinstance(value, list): setattr(s, name, list(value))      # solvers keep earlier answers in lists
-        return self.leads_to(s, [g.clone_state() for g in self.generators or ()], out)
-
-    def move(self, out:Tensor):
-        "Go where an answer leads."
-        self.x = self.leads_to(self.scheduler, self.generators, out)
-        self.call += 1
-        self.show()
+        new = self.fork()
+        new.move(out)
+        return new.x
 
 # %% ../nbs/02_sampling.ipynb #cell-012
 def asked(den, x, t, cond=None): return den(x, t) if cond is None else den(x, t, cond)

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tqdm.auto import tqdm
+from .architecture import leaves
 from .policy import Policy, require, write_json
+from .sampling import noise_of
 from .cost import CostModel, as_budget, at_most, uniform_bitops
 from .space import SearchSpace, spread
 from .record import Record, cost_of, fitness_of
@@ -60,11 +62,15 @@ class Evaluator:
         self.bitops, self.calls, self.seconds, self.order = CostModel(space.net), getattr(fitness, "calls_made", 0), 0.0, {}
         self.price = price or self.bitops
 
+    def calls_for(self, steps:int)->int:
+        "Calls of the network for one image."
+        return self.bitops.passes * self.bitops.calls(steps)
+
     def __call__(self, genome, num_images)->float:
         key = (tuple(genome), num_images)
         if key not in self.order:
             policy = self.space.decode(genome)
-            calls = num_images * len(policy) + self.adapting(len(policy))
+            calls = num_images * self.calls_for(len(policy)) + self.adapting(len(policy))
             if self.calls + calls > self.max_calls: raise Spent
             self.order[key] = self.record.get(*key) or self.measure(genome, policy, num_images, calls)
             self.calls += calls
@@ -138,9 +144,9 @@ def first_generation(
     "Uniform policies: evenly spaced in time, at the middle, and at the end of evenly spaced groups, for several numbers of steps; then random ones."
     (lo, hi), bits = ev.space.steps, ev.space.bits
     each = {b: ev.price.cheapest((b,), 1) for b in bits}
-    times = lambda n: n if ev.price.per_step else 1
-    counts = sorted({round(lo + i*(hi - lo)/4) for i in range(5)} | ({min(hi, max(lo, int(budget // each[bits[-1]])))} if ev.price.per_step else set()))
-    highest = {n: max([b for b in bits if times(n) * each[b] <= budget], default=bits[0]) for n in counts}
+    most = next(n for n in range(hi, lo - 1, -1) if n == lo or ev.price.calls(n) * each[bits[-1]] <= budget)      # steps at the highest bits
+    counts = sorted({round(lo + i*(hi - lo)/4) for i in range(5)} | ({most} if ev.price.per_step else set()))
+    highest = {n: max([b for b in bits if ev.price.calls(n) * each[b] <= budget], default=bits[0]) for n in counts}
     starts = [(n, ts) for at in (None, 0.5, 1) for n in counts if len(ts := spread(ev.space, n, at)) >= lo]
     genomes = [fit(ev, ev.space.uniform(highest[n], ts), budget, rng) for n, ts in starts]
     return genomes[:size] + [fit(ev, ev.space.random(rng), budget, rng) for _ in range(size - len(genomes))]
@@ -194,7 +200,7 @@ def next_generation(ev, budget, rng, num_images, population, parents, fit, vary,
 def for_last_heat(ev, num_images, places)->float:
     "Calls to judge `places` policies on all images, at most a third of the allowance; 0 if that is not enough for two, or there are no more images than before, or no limit."
     if ev.most_images <= num_images or math.isinf(ev.max_calls): return 0
-    least, most = (ev.most_images * n + ev.adapting(n) for n in ev.space.steps)
+    least, most = (ev.most_images * ev.calls_for(n) + ev.adapting(n) for n in ev.space.steps)
     calls = min(places * most, ev.max_calls / 3)
     return calls if calls >= 2 * least else 0
 
@@ -239,7 +245,9 @@ class Run:
 # %% ../nbs/14_search.ipynb #cell-020
 def describe_fitness(fitness)->dict:
     "What identifies a fitness: its name, the noise it draws from, and the real images it compares with."
-    parts = dict(noise=getattr(fitness, "noise", None), reference=getattr(fitness, "reference", None),
+    start = getattr(fitness, "noise", None)
+    told = {f"condition {i}": c for i, c in enumerate(leaves(getattr(start, "cond", None)))}
+    parts = dict(noise=None if start is None else noise_of(start), reference=getattr(fitness, "reference", None), **told,
                  **{k: v for k, v in (getattr(fitness, "statistics", None) or {}).items() if k in ("mu", "sigma")})
     short = {k: round(float(v.double().abs().mean()), 9) for k, v in parts.items() if hasattr(v, "double")}
     return dict(name=getattr(fitness, "name", type(fitness).__name__)) | short
@@ -247,7 +255,7 @@ def describe_fitness(fitness)->dict:
 def policy_of(space, entry)->Found:
     "The policy of an evaluation, with what was measured of it."
     p = space.decode(tuple(entry["genome"]))
-    return Found(p.timesteps, p.tables, p.schedule, p.model, {k: entry[k] for k in ("fitness", "bitops", "num_images", "cost") if k in entry}, space.net)
+    return Found(p.timesteps, p.tables, p.schedule, p.model, {k: entry[k] for k in ("fitness", "bitops", "num_images", "cost") if k in entry}, p.sampler, p.guidance, space.net)
 
 # %% ../nbs/14_search.ipynb #cell-021
 def finish(
@@ -283,7 +291,7 @@ def search(
     out=None,              # folder of the run; None: in memory
     preset:str="default",  # 'default' or 'published'
     num_images:int=None,   # for an evaluation; all that the fitness has, if None; if it has more, the default judges the best few on all
-    max_calls:int=None,    # calls of the denoiser (images × steps) that may be spent; None: no limit, `generations` ends the search
+    max_calls:int=None,    # calls of the network (images × steps, twice under guidance) that may be spent; None: no limit, `generations` ends the search
     population:int=None, generations:int=None,   # the preset's if None
     seed:int=0,
     progress:bool=True,

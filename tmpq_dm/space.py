@@ -20,12 +20,13 @@ class SearchSpace:
     "Genomes, and what can be done with them. Raises `TmpqError` when the settings contradict each other."
     def __init__(self,
         net,                   # a supernet; anything with `.ops`, `.bits`, `.fingerprint` and `.num_train_timesteps`, perhaps `.float_ops`
-        groups=None,           # (lo, hi) of each group, half open, ascending; needed unless mode is 'free'
+        groups=None,           # (lo, hi) of each group, half open, ascending, from 0 at the cleanest; needed unless mode is 'free'
         bits=None,             # the precisions to choose from; all of the supernet's if None
         steps=None,            # how many steps: a number, or (fewest, most); one for each group if None
         mode:str="groups",     # 'groups': at most one timestep in each; 'free': any timesteps
     ):
         self.net, self.mode, self.num_train = net, mode, net.num_train_timesteps
+        self.first = getattr(net, "first_timestep", 0)                       # genes and groups count timesteps from this one
         self.float_ops = tuple(getattr(net, "float_ops", ()))
         self.ops = [o for o in net.ops if o.name not in self.float_ops]      # operations that have genes
         self.bits = tuple(sorted(net.bits if bits is None else bits))
@@ -73,8 +74,8 @@ def decode(
     G = len(self.groups)
     table = {o.name: (FP, FP) for o in self.net.ops}
     table |= {o.name: tuple(genome[G + 2*i : G + 2*i + 2]) for i, o in enumerate(self.ops)}
-    timesteps = sorted((t for t in genome[:G] if t != SKIPPED), reverse=True)
-    return Policy(tuple(timesteps), (table,), model=self.net.fingerprint)
+    timesteps = sorted((self.first + t for t in genome[:G] if t != SKIPPED), reverse=True)
+    return Policy(tuple(timesteps), (table,), model=self.net.fingerprint, sampler=getattr(self.net, "sampler", ""), guidance=getattr(self.net, "guidance", None))
 
 SearchSpace.decode = decode
 
@@ -84,7 +85,7 @@ def step_genes(
     timesteps,            # of a policy
 )->list:                  # one gene for each group
     "The timestep genes of a policy. Raises `TmpqError` if they do not fit the groups."
-    lo, hi = space.steps
+    (lo, hi), timesteps = space.steps, [t - space.first for t in timesteps]
     require(lo <= len(timesteps) <= hi, "policy: timesteps", f"{len(timesteps)} steps; this space holds {lo} to {hi}")
     if space.mode == "free": return [SKIPPED] * (len(space.groups) - len(timesteps)) + sorted(timesteps)
     inside = [[t for t in timesteps if lo <= t < hi] for lo, hi in space.groups]
@@ -176,11 +177,11 @@ def spread(
     at:float=0,          # which timestep of a group: 0 the first, 1 the last; None: evenly spaced in time, whatever the groups
 )->list:                 # timesteps; with None fewer than n where several fall into one group
     "A timestep from each of n groups, evenly spaced among all groups; without groups, n evenly spaced timesteps."
-    even = uniform_timesteps(n, space.num_train)
-    if space.mode == "free": return list(even)
-    if at is None: return list({group: t for t in even for group in space.groups if group[0] <= t < group[1]}.values())
+    even = [space.first + t for t in uniform_timesteps(n, space.num_train)]
+    if space.mode == "free": return even
+    if at is None: return list({group: t for t in even for group in space.groups if group[0] <= t - space.first < group[1]}.values())
     chosen = [space.groups[int((i + 0.999*at) * len(space.groups) / n)] for i in range(n)]
-    return [lo + round(at * (hi - 1 - lo)) for lo, hi in chosen]
+    return [space.first + lo + round(at * (hi - 1 - lo)) for lo, hi in chosen]
 
 def uniform(
     self:SearchSpace,
@@ -332,14 +333,15 @@ def repair(
     rng,                 # `random.Random`
 )->tuple:                # itself if it costs no more than the budget
     "A similar genome under the budget. Raises `TmpqError`, naming the cheapest, if there is none."
-    G, fewest = len(self.groups), self.steps[0] if price.per_step else 1
+    G, fewest = len(self.groups), price.calls(self.steps[0])
     steps, bits = list(genome[:G]), list(genome[G:])
     least = step_cost(self, [self.bits[0]] * len(bits), price)
     require(fewest * least <= budget, "budget", f"{price.said(budget)} is below the cheapest policy of this space, {self.steps[0]} steps at {self.bits[0]} bits: "
             f"{price.said(fewest * least)}; raise the budget, or allow fewer steps or bits")
     used = [i for i, t in enumerate(steps) if t != SKIPPED]
-    for i in rng.sample(used, max(0, len(used) - int(budget // least)) if price.per_step else 0): steps[i] = SKIPPED
-    lower(self, bits, budget / (sum(t != SKIPPED for t in steps) if price.per_step else 1), price, rng)
+    most = next(n for n in range(len(used), 0, -1) if n == 1 or price.calls(n) * least <= budget)
+    for i in rng.sample(used, len(used) - most): steps[i] = SKIPPED
+    lower(self, bits, budget / price.calls(sum(t != SKIPPED for t in steps)), price, rng)
     return tuple(mend(self, steps, rng) + bits)
 
 SearchSpace.repair = repair
@@ -354,7 +356,7 @@ def spend(
 )->tuple:
     "The same timesteps with more bits: random operands are raised until no other can be."
     G = len(self.groups)
-    bits, steps = list(genome[G:]), sum(t != SKIPPED for t in genome[:G]) if price.per_step else 1
+    bits, steps = list(genome[G:]), price.calls(sum(t != SKIPPED for t in genome[:G]))
     room, adds = budget / steps - step_cost(self, bits, price), [change(self, bits, i, 1, price) for i in range(len(genome) - G)]
     while choices := [i for i, add in enumerate(adds) if add is not None and add <= room]:
         room -= move(self, bits, adds, rng.choice(choices), 1, price)
@@ -367,7 +369,8 @@ def describe(self:SearchSpace)->dict:  # ready for JSON
     "Everything that gives a genome its meaning."
     ops = [dict(name=o.name, kind=o.kind, block=o.block, role=o.role, macs=o.macs) for o in self.net.ops]
     return dict(model=self.net.fingerprint, mode=self.mode, groups=[list(g) for g in self.groups], steps=list(self.steps), bits=list(self.bits),
-                num_train_timesteps=self.num_train, float_ops=list(self.float_ops), ops=ops)
+                num_train_timesteps=self.num_train, first_timestep=self.first, sampler=getattr(self.net, "sampler", ""), guidance=getattr(self.net, "guidance", None),
+                float_ops=list(self.float_ops), ops=ops)
 
 SearchSpace.describe = describe
 
@@ -378,6 +381,7 @@ def from_description(
     "The space again, without the model."
     from types import SimpleNamespace
     net = SimpleNamespace(fingerprint=d["model"], bits=tuple(d["bits"]), num_train_timesteps=d["num_train_timesteps"],
+                          **{k: d[k] for k in ("first_timestep", "sampler", "guidance") if k in d},
                           float_ops=tuple(d["float_ops"]),
                           ops=[SimpleNamespace(**o) for o in d["ops"]])
     return SearchSpace(net, d["groups"], steps=tuple(d["steps"]), mode=d["mode"])

@@ -18,7 +18,8 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from .policy import FP, Policy, read_json, require, write_atomic, write_json
-from .denoiser import Denoiser, QuantOp
+from .denoiser import Denoiser, Guided, QuantOp, run_network
+from .scheduler import alphas, position
 from .temporal import Knots
 from .correction import take_back
 from .quantizer import Grid, WeightSets, levels
@@ -44,12 +45,13 @@ class ActSets:
 
     def rows(self,
         b:int,
-        t:Tensor,          # (B,) timesteps
+        t:Tensor,          # (B,) positions of timesteps
         dim:int,           # of the activation
+        device=None,
     )->Grid:
         "A grid for each row of a batch whose rows have different timesteps."
         i, k = self.bits.index(b), self.where[t]
-        return Grid(*[v[k, i].view(-1, *[1] * (dim - 1)) for v in (self.scale, self.zero)], *levels(b, signed=False))
+        return Grid(*[v[k, i].view(-1, *[1] * (dim - 1)).to(device) for v in (self.scale, self.zero)], *levels(b, signed=False))
 
 # %% ../nbs/08_supernet.ipynb #cell-007
 def passthrough(x):
@@ -80,12 +82,12 @@ def integer_port(
 
 # %% ../nbs/08_supernet.ipynb #cell-010
 class Clock:
-    "The timesteps of the batch that is running."
-    def __init__(self): self.t, self.single = torch.zeros(1, dtype=torch.long), 0
+    "The timesteps of the batch that is running, as positions in tables over all whole timesteps."
+    def __init__(self, first:int=0): self.first, self.t, self.single = first, torch.zeros(1, dtype=torch.long), 0
 
     def set(self, t):
         "`t` (B,), one for each row."
-        self.t = t.reshape(-1).long()
+        self.t = t.detach().reshape(-1).cpu().round().long() - self.first
         self.single = self.t[0].item() if bool((self.t == self.t[0]).all()) else None
 
 def timed_port(
@@ -95,7 +97,7 @@ def timed_port(
     i, (lo, hi), where = acts.bits.index(b), levels(b, signed=False), acts.where.tolist()
     scales, inverse, zeros = acts.scale[:, i].tolist(), (1 / acts.scale[:, i]).tolist(), acts.zero[:, i].tolist()
     def port(x):
-        if clock.single is None: return acts.rows(b, clock.t, x.dim())(x)
+        if clock.single is None: return acts.rows(b, clock.t, x.dim(), x.device)(x).to(x.dtype)
         k = where[clock.single]
         return (x * inverse[k]).round_().clamp_(lo - zeros[k], hi - zeros[k]).mul_(scales[k])
     return port
@@ -182,7 +184,7 @@ def ports_of(net, ops):
     "(operation, operand, ports of its site) for every activation that enters `ops`."
     return [(op.name, operand, net.sites[op.name].ports) for op in ops for operand in operands(net, op)]
 
-class Supernet:
+class Supernet(Guided):
     "A denoiser that holds every precision; calibrated once (`.calibrate` and `.adapt` come with `tmpq_dm.adaptation`), set per policy."
     def __init__(self,
         denoiser:Denoiser,
@@ -196,8 +198,8 @@ class Supernet:
         require(not unknown, "float_ops", f"the model has no operations {sorted(unknown)[:3]}; see Denoiser.ops")
         self.denoiser, self.bits, self.float_ops = denoiser, tuple(sorted(bits, reverse=True)), tuple(float_ops)
         self.split, (self.model, self.sites) = split, with_ports(denoiser, split)
-        self.scratch, self.clock, self.knots = Scratch(), Clock(), Knots(denoiser.scheduler)
-        self.model.register_forward_pre_hook(lambda m, args: self.clock.set(args[1]))
+        self.scratch, self.clock, self.knots = Scratch(), Clock(denoiser.first_timestep), Knots(denoiser.scheduler)
+        self.model.register_forward_pre_hook(lambda m, args, kwargs: self.clock.set(kwargs["timestep"] if "timestep" in kwargs else args[1]), with_kwargs=True)
         self.observers, self.calls, self.policy, self.current, self.settings = [weight_observer, act_observer], 0, None, {}, {}
         self.alone = None   # a precision table, while calibrating for that alone
         self.weights = weights or {o.name: WeightSets(self.sites[o.name].full, self.bits, weight_observer) for o in self.quantized if not o.product}
@@ -210,15 +212,16 @@ class Supernet:
     shape = property(lambda self: self.denoiser.shape)
     scheduler = property(lambda self: self.denoiser.scheduler)
     fingerprint = property(lambda self: self.denoiser.fingerprint)
-    num_train_timesteps = property(lambda self: self.denoiser.num_train_timesteps)
+    conditions = property(lambda self: self.denoiser.conditions)
+    guidance = property(lambda self: self.denoiser.guidance)
     quantized = property(lambda self: [o for o in self.ops if o.name not in self.float_ops])
 
-    def __call__(self, x, t):
+    def predict(self, x, t, cond=None):
         self.calls += len(x)
-        t = torch.as_tensor(t).expand(len(x))
-        out = self.model(x.contiguous(memory_format=torch.channels_last), t)
-        out = getattr(out, "sample", out)
-        return out if self.fits is None else take_back(out, self.fits, t)
+        out = run_network(self.model, x, t, cond)
+        return out if self.fits is None else take_back(out, self.fits, position(self.scheduler, t))
+
+    def decode(self, x): return self.denoiser.decode(x)
 
 # %% ../nbs/08_supernet.ipynb #cell-022
 def set_layer(
@@ -346,11 +349,11 @@ def identity(net)->dict:
 def noise_schedule(scheduler)->str:
     "A name for what the scheduler does to images: its noise levels and what the model predicts."
     c = scheduler.config
-    return hashlib.sha256(scheduler.alphas_cumprod.numpy().tobytes() + str((c.prediction_type, c.get("clip_sample"))).encode()).hexdigest()[:16]
+    return hashlib.sha256(alphas(scheduler).numpy().tobytes() + str((c.get("prediction_type"), c.get("clip_sample"))).encode()).hexdigest()[:16]
 
 def spread_knots(net, number:int=20)->Knots:
     "Knots in the middle of as many equal parts of the timesteps."
-    return Knots(net.scheduler, [int((i + 0.5) * net.num_train_timesteps / number) for i in range(number)])
+    return Knots(net.scheduler, [net.first_timestep + int((i + 0.5) * net.num_train_timesteps / number) for i in range(number)])
 
 def write_tensors(net, path)->str:   # its checksum
     "Write what calibration found."

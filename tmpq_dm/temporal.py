@@ -93,7 +93,8 @@ class TemporalBlock:
         self.ops = [op for op in dict.fromkeys(n.op for n in self.notes) if op in expected]       # names, in the order of execution
         require(sorted(self.ops) == sorted(expected), "model", f"the timestep's path leads through {self.ops[:3]}, not {expected[:3]}; this model cannot be followed")
         used = {a.key for n in self.notes for a in flat((n.args, n.kwargs)) if isinstance(a, Earlier)}
-        self.conditional = bool(used & set(self.told))      # whether it depends on the condition, too
+        self.uses = [k in used for k in self.told]      # which tensors of a condition it depends on
+        self.conditional = any(self.uses)
 
     def __call__(self,
         t:Tensor,         # (T,) timesteps
