@@ -82,6 +82,7 @@ class Architecture:
     units:tuple                         # classes of its modules that are one unit of reconstruction
     inputs:object=lambda c: {}          # function (configuration) -> nested dict of `Input`; raises `TmpqError` for what is not understood
     sample:str="hidden_states"          # the argument for the noisy sample
+    no_class:bool=False                 # whether one more label stands for no class
 
 def refuse_unless(
     c,              # configuration
@@ -126,7 +127,7 @@ UNET = ("ResnetBlock2D", "Attention", "BasicTransformerBlock")
 ARCHITECTURES = {
     "UNet2DModel": Architecture(UNET, unet_inputs, "sample"),
     "UNet2DConditionModel": Architecture(UNET, unet_text_inputs, "sample"),
-    "DiTTransformer2DModel": Architecture(("BasicTransformerBlock",), dit_inputs),
+    "DiTTransformer2DModel": Architecture(("BasicTransformerBlock",), dit_inputs, no_class=True),
     "PixArtTransformer2DModel": Architecture(("BasicTransformerBlock",), pixart_inputs),
     "SD3Transformer2DModel": Architecture(("JointTransformerBlock",), sd3_inputs),
 }
@@ -138,6 +139,7 @@ def architecture_of(
 )->Architecture:
     "The description of a model. Raises `TmpqError`, by name, for a model of diffusers that has none."
     name, c = type(model).__name__, getattr(model, "config", None)
+    if hasattr(model, "architecture"): return model.architecture      # what stands for a network
     if name in ARCHITECTURES: return ARCHITECTURES[name]
     known = ", ".join(ARCHITECTURES)
     require(c is None or "_diffusers_version" not in c and not hasattr(model, "save_pretrained"), f"model: {name}", f"is not understood; this library knows {known}")
@@ -175,5 +177,5 @@ def default_conditions(
     inputs = inputs_of(model)
     if not inputs or not all(isinstance(i, Input) and i.classes for i in inputs.values()): return None
     (name, label), = inputs.items()
-    has_none = type(model).__name__ == "DiTTransformer2DModel"
-    return Conditions({name: torch.arange(label.classes)}, {name: torch.tensor([label.classes])} if has_none else None, tuple(map(str, range(label.classes))))
+    none = {name: torch.tensor([label.classes])} if architecture_of(model).no_class else None
+    return Conditions({name: torch.arange(label.classes)}, none, tuple(map(str, range(label.classes))))

@@ -137,8 +137,8 @@ def calibrate(
 )->Supernet:                  # itself, to chain
     "Calibrate every precision at once, unit by unit in the order of execution. Raises `TmpqError` for what cannot be calibrated."
     prepare(net, num_samples, fsc, policy)
-    net.settings = dict(num_samples=num_samples, iterations=iterations, seed=seed, near=near, unbias=unbias, adapt=adapt, tiar=tiar, fsc=fsc, repair=repair, times=times, alone=net.alone, sampler=net.sampler, guidance=net.guidance)
-    rng, done, whole = random.Random(seed), [], identity(net) | net.settings
+    net.settings = dict(num_samples=num_samples, iterations=iterations, seed=seed, near=near, unbias=unbias, adapt=adapt, tiar=tiar, fsc=fsc, repair=repair, times=times, alone=net.alone)
+    rng, done, whole = random.Random(seed), [], identity(net) | net.settings | dict(sampler=net.sampler, guidance=net.guidance)
     finished = pick_up(net, Path(out), whole, rng) if out else []
     x, t, cond = calibration_data(net.denoiser, num_samples, seed=seed, times=times)
     bar = tqdm(units(net.denoiser).items(), desc="calibrating", disable=None if progress else True)

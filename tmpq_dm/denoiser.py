@@ -82,7 +82,7 @@ class Watch(TorchFunctionMode):
     "Collects the multiplications of `model` while it runs inside `with Watch(model) as w`. Raises `TmpqError` for one it does not understand."
     def __init__(self, model:nn.Module, x=None, t=None, cond=()):
         super().__init__()
-        self.model, self.calls, self.stack = model, [], []
+        self.model, self.calls, self.stack, self.batch = model, [], [], None if x is None else len(x)
         self.joined = WeakTensorKeyDictionary()      # a concatenation -> channels of its first part
         self.depends = WeakTensorKeyDictionary()     # a tensor -> what it was computed from
         for tensor, mark in [(x, IMAGE), (t, TIME), *((c, CONDITION) for c in cond)]:
@@ -122,6 +122,7 @@ class Watch(TorchFunctionMode):
         if len(tensors) == 2 and out.dim() == 4 and dim in (1, -3): self.joined[out] = tensors[0].shape[1]
 
     def add(self, kind, path, macs, shape, operands):
+        if self.batch: macs = macs * len(operands[0]) // self.batch      # a sample may enter with several rows, such as the two sides of an image
         whole = kind == "conv" and self.stack[-1][1].groups == 1      # the groups of a grouped convolution cut across the parts
         split = self.joined.get(operands[0], 0) if whole else 0
         self.calls.append(Call(path, kind, tuple(self.stack), macs, shape, tuple(o.shape for o in operands), self.marks(operands), split))
@@ -167,7 +168,7 @@ def to_op(
     in_attention = call.kind in ("qk", "pv") or any(path in attention for path, _ in call.stack)
     role = ("temporal" if is_temporal(call) else "attention" if in_attention else
             "shortcut" if call.path.endswith(SHORTCUTS) else "plain")
-    numel = sum(s[1:].numel() for s in call.shapes)
+    numel = sum(s.numel() for s in call.shapes)      # of one sample, which is all that is watched
     if call.kind == "pv": numel = call.macs // call.shapes[1][-1] + call.shapes[1][1:].numel()   # probabilities and values
     return QuantOp(call.path, call.kind, block_of(call, units), role, call.macs, call.weight_shape, numel, call.split)
 

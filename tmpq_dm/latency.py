@@ -34,7 +34,7 @@ def integers_of(
     net:Supernet,      # from `uncalibrated`
     in_float=(),       # names of operations to leave in floating point
     steps:int=4,
-    **kwargs,          # see `IntegerUNet`
+    **kwargs,          # see `IntegerNetwork`
 ):                     # pipeline
     "A pipeline of integers, some operations of it in floating point."
     table = {o.name: (FP, FP) if o.name in in_float else (8, 8) for o in net.ops}
@@ -52,7 +52,7 @@ class Profile:
     "A graph that tells how long each of its nodes took."
     def __init__(self, pipe, x):
         u, self.inputs, self.walls = pipe.unet, [x.numpy(), torch.zeros(1, dtype=torch.long).numpy()], []
-        self.request = compiled(u.graphs[0], [len(x), *u.spec["shape"]], u.threads, u.precision, PERF_COUNT=True)
+        self.request = compiled(u.graphs[0], [len(x), *u.spec["shape"]], threads=u.threads, precision=u.precision, PERF_COUNT=True)
         self.run()
         self.first, self.walls = self.nodes(), []      # the first run is a slow one
 
@@ -221,6 +221,7 @@ def measure_machine(
 )->Machine:
     "Measure what a model takes on this machine; nothing else should run meanwhile. Raises `TmpqError` without OpenVINO."
     from tqdm.auto import trange
+    require(den.conditions is None and den.decoder is None, f"model: {type(den.model).__name__}", "is told something, or its samples are latents; only models that draw images by themselves are timed so far")
     net, threads, x = uncalibrated(den), threads or torch.get_num_threads(), torch.randn(batch, *den.shape)
     ops = [o for o in den.ops if o.role != "temporal"]
     mixes = [set(), *halves([o.name for o in ops], PAIRS)]
