@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'bits_list', 'count', 'steps_range', 'real_side', 'get_supernet', 'cmd_divergence', 'where_it_changes',
-           'show', 'cmd_cost', 'cmd_latency', 'cmd_calibrate', 'supernet_of_run', 'budget_of', 'run_search',
-           'cmd_search', 'save_figures', 'open_compressed', 'open_policy', 'cmd_evaluate', 'cmd_export', 'cmd_report',
-           'demo_args', 'demo_analysis', 'compare', 'format_rows', 'say', 'cmd_demo', 'Parser', 'add_command',
-           'add_search_options', 'add_calibration_options', 'make_parser', 'main']
+           'chosen', 'show', 'cmd_cost', 'cmd_latency', 'cmd_calibrate', 'supernet_of_run', 'budget_of', 'run_search',
+           'cmd_search', 'save_figures', 'open_compressed', 'open_policy', 'cmd_evaluate', 'clip_of', 'cmd_export',
+           'cmd_report', 'demo_args', 'demo_analysis', 'compare', 'format_rows', 'say', 'cmd_demo', 'Parser',
+           'add_command', 'add_model_options', 'add_search_options', 'add_real_options', 'add_calibration_options',
+           'make_parser', 'main']
 
 # %% ../nbs/15_cli.ipynb #cell-002
 import argparse, errno, json, sys
@@ -39,15 +40,17 @@ def steps_range(text)->tuple:
 def real_side(
     model,          # MODEL as typed
     path=None,      # --real
+    size=None,      # cut images to a square of so many pixels first
 )->tuple:           # (feature network, statistics); (None, None) if there is no real side
-    "What generated images are compared with: a file, or what comes with the bundled model."
+    "What generated images are compared with: statistics, images, or what comes with the bundled model. All but statistics in the bundled features take Inception-v3."
     from tmpq_dm.reference import reference_features, reference_statistics
     if path is None: return (reference_features(), reference_statistics()) if model == "reference" else (None, None)
-    from tmpq_dm.metrics import real_statistics
-    statistics, features = real_statistics(path), reference_features()
-    require(len(statistics["mu"]) == features.num_features, str(path),
-            f"statistics in {len(statistics['mu'])} features; only those of {features.name} can be used so far, others need trajectory error")
-    return features, statistics
+    from tmpq_dm.inception import inception_features, real_side as of_inception
+    from tmpq_dm.metrics import read_arrays, real_statistics
+    features = reference_features()
+    if Path(path).is_file() and len(read_arrays(path).get("mu", ())) == features.num_features: return features, real_statistics(path)
+    network = inception_features()
+    return network, of_inception(path, network, size=size, progress=True)
 
 # %% ../nbs/15_cli.ipynb #cell-008
 def get_supernet(
@@ -72,10 +75,11 @@ def cmd_divergence(a):
     from tmpq_dm.divergence import feature_divergence, plot_divergence
     from tmpq_dm.plotting import save_fig
     from tmpq_dm.reference import open_denoiser
-    from tmpq_dm.sampling import paired_noise, uniform_timesteps
-    den = open_denoiser(a.model)
-    ts = uniform_timesteps(steps_range(a.steps)[1], den.num_train_timesteps)
-    div = feature_divergence(den, ts, paired_noise(a.num_images, den.shape, a.seed), progress=True)
+    from tmpq_dm.sampling import starts
+    from tmpq_dm.scheduler import even_timesteps
+    den = open_denoiser(a.model, **chosen(a))
+    ts = even_timesteps(den.scheduler, steps_range(a.steps)[1])
+    div = feature_divergence(den, ts, starts(den, a.num_images, a.seed), progress=True)
     write_json(Path(a.out)/"divergence.json", div.to_dict())
     paths = save_fig(plot_divergence(div), "divergence", a.out)
     show(a, div.summary(), "\n".join([where_it_changes(div), *(str(p) for p in paths)]))
@@ -87,6 +91,16 @@ def where_it_changes(div)->str:
     return (f"noisy against clean half, contrast {mean:+.2f} [{low:+.2f}, {high:+.2f}] over {div.l2.shape[2]} samples: "
             f"{verdict(low, high)} the paper's claim that features change more at the noisy end")
 
+def chosen(
+    a,
+    policy=None,    # whose sampler and guidance hold, if no others are asked for
+)->dict:            # arguments of `open_denoiser`
+    "How the user wants the model to be sampled."
+    from tmpq_dm.pipelines import read_prompts
+    of_policy = policy if policy and policy.sampler else None
+    guidance = a.guidance if a.guidance is not None or not of_policy else of_policy.guidance or 1.0
+    return dict(sampler=a.sampler or (of_policy and of_policy.sampler), guidance=guidance, prompts=read_prompts(a.prompts) if a.prompts else None)
+
 def show(a, data, text):
     "Print `data` with --json, `text` without."
     print(json.dumps(data, indent=1) if a.json else text)
@@ -96,10 +110,10 @@ def cmd_cost(a):
     "Count MACs, BitOPs and bytes of a policy, per operation and in all; nothing is run but one forward pass."
     from tmpq_dm.cost import cost_table, format_cost, summary
     from tmpq_dm.reference import open_denoiser
-    from tmpq_dm.sampling import uniform_timesteps
-    den = open_denoiser(a.model)
-    full = Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), FP, FP)
-    policy = Policy.load(a.policy).check(den, a.policy) if a.policy else full
+    from tmpq_dm.scheduler import even_timesteps
+    policy = Policy.load(a.policy) if a.policy else None
+    den = open_denoiser(a.model, **chosen(a, policy))
+    policy = policy.check(den, a.policy) if policy else Policy.uniform(den.ops, even_timesteps(den.scheduler, 100), FP, FP)
     data, text = summary(den, policy) | dict(ops=cost_table(den, policy)), format_cost(den, policy)
     if a.machine:
         from tmpq_dm.latency import Machine
@@ -125,7 +139,7 @@ def cmd_calibrate(a):
     out = Path(a.out)
     free = not out.exists() or (out.is_dir() and (any((out/name).exists() for name in ("supernet.json", "partial.json")) or not any(out.iterdir())))
     require(free, a.out, "holds something else; choose an empty or new --out")
-    den = open_denoiser(a.model)
+    den = open_denoiser(a.model, **chosen(a))
     from tmpq_dm.adaptation import Supernet
     net = Supernet(den, bits).calibrate(a.num_samples, a.iterations, a.seed, out=out)
     net.save(a.out)
@@ -167,14 +181,14 @@ def run_search(a):
     from tmpq_dm.space import SearchSpace
     (lo, hi), bits, budget = steps_range(a.steps), bits_list(a.bits), budget_of(a)
     check_out(a.out); check_preset(a.preset, a.population)
-    den = open_denoiser(a.model)
+    den = open_denoiser(a.model, **chosen(a))
     check_budget(den, budget, bits, lo)
-    features, statistics = real_side(a.model, a.real)
+    features, statistics = real_side(a.model, a.real, a.real_size)
     net = supernet_of_run(den, a, bits)
     space = SearchSpace(net, quadratic_groups(hi, den.num_train_timesteps), bits, steps=(lo, hi))
     name = a.fitness or ("trajectory" if statistics is None else "paired")
     last_heat = 1 if name == "trajectory" else 4     # its reference is dear, and it ranks well on few images
-    require(name == "trajectory" or features is None or den.shape == features.shape, a.model,
+    require(name == "trajectory" or features is None or features.shape in (None, den.shape), a.model,
             f"draws images {tuple(den.shape)}, the features are of {tuple(getattr(features, 'shape', ()))}; use --fitness trajectory")
     fitness = make_fitness(name, den, num_images=last_heat * a.num_images, seed=a.seed + 1, features=features, statistics=statistics)
     run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_calls, a.population, a.generations, a.seed)
@@ -202,27 +216,29 @@ def save_figures(run, net, out):
     return paths
 
 # %% ../nbs/15_cli.ipynb #cell-017
-def open_compressed(folder):
+def open_compressed(folder, prompts=None):
     "What a compressed model, of packed tensors or of integers, is sampled from."
     if (Path(folder)/"integers.json").is_file():
         from tmpq_dm.deploy import IntegerDenoiser, load_openvino
         from tmpq_dm.onnx import load_onnx
-        return IntegerDenoiser((load_onnx if list(Path(folder).glob("*.onnx")) else load_openvino)(folder))
+        return IntegerDenoiser((load_onnx if list(Path(folder).glob("*.onnx")) else load_openvino)(folder), prompts)
     from tmpq_dm.artifact import denoiser_of, load_compressed
-    return denoiser_of(load_compressed(folder))
+    return denoiser_of(load_compressed(folder), prompts)
 
 def open_policy(a):
     "(denoiser or supernet to sample from, policy) for evaluate and export; MODEL may be a compressed model."
     from tmpq_dm.reference import open_denoiser
-    from tmpq_dm.sampling import uniform_timesteps
+    from tmpq_dm.scheduler import even_timesteps
     from tmpq_dm.adaptation import Supernet
     if is_ours(a.model):
         require(not a.policy, "--policy", f"{a.model} is a compressed model and has a policy of its own; leave --policy out, or name the original model")
-        net = open_compressed(a.model)
+        require(a.sampler is None and a.guidance is None, "--sampler" if a.sampler else "--guidance", f"{a.model} is a compressed model and has its own; leave it out")
+        net = open_compressed(a.model, chosen(a)["prompts"])
         return net, net.policy
-    den = open_denoiser(a.model)
-    if not a.policy: return den, Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), FP, FP)
-    policy = Policy.load(a.policy).check(den, a.policy)
+    policy = Policy.load(a.policy) if a.policy else None
+    den = open_denoiser(a.model, **chosen(a, policy))
+    if not policy: return den, Policy.uniform(den.ops, even_timesteps(den.scheduler, 100), FP, FP)
+    policy.check(den, a.policy)
     bits = {b for table in policy.tables for pair in table.values() for b in pair} - {FP}
     beside = Path(a.policy).parent.parent/"supernet"
     folder = Path(a.supernet or beside)
@@ -238,11 +254,21 @@ def cmd_evaluate(a):
     compressed = is_ours(a.model)
     net, policy = open_policy(a)
     ours = compressed and net.fingerprint == open_denoiser("reference").fingerprint     # compressed from the bundled model
-    features, statistics = real_side("reference" if ours else a.model, a.real)
-    full = open_denoiser(a.model) if a.policy and not compressed else None
-    require(full or statistics, "evaluate", "nothing to compare with; give --real STATS, or a --policy to compare with full precision")
-    found = evaluate(net, policy, a.num_images, a.seed, features=features, statistics=statistics, den=full, progress=True)
+    features, statistics = real_side("reference" if ours else a.model, a.real, a.real_size)
+    full = net.denoiser if a.policy and not compressed else None
+    require(full or statistics or a.clip, "evaluate", "nothing to compare with; give --real, or a --policy to compare with full precision")
+    found = evaluate(net, policy, a.num_images, a.seed, features=features, statistics=statistics, den=full, progress=True) if full or statistics else {}
+    if a.clip: found |= dict(clip=clip_of(net, policy, a))
     show(a, {k: m.to_dict() for k, m in found.items()}, "\n".join(str(m) for m in found.values()))
+
+def clip_of(net, policy, a):
+    "How well images fit their prompts."
+    from tmpq_dm.inception import clip_score
+    from tmpq_dm.metrics import generate
+    from tmpq_dm.sampling import starts
+    require(net.conditions is not None and net.conditions.names and not net.conditions.names[0].isdecimal(), "--clip", "compares images with prompts, and this model takes none; leave it out")
+    images = generate(net, policy, starts(net, a.num_images, a.seed), progress=True)
+    return clip_score(images, [net.conditions.names[i] for i in net.conditions.which(a.num_images, a.seed)], a.clip)
 
 def cmd_export(a):
     "Write the model that a policy describes: as a folder that diffusers loads, or as graphs of integers for OpenVINO or ONNX. MODEL with --policy, or a compressed model."
@@ -273,7 +299,7 @@ def cmd_report(a):
 # %% ../nbs/15_cli.ipynb #cell-019
 def demo_args(quick, out, seed)->argparse.Namespace:
     "The settings of a search as `tmpq-dm search reference` would have them; small with --quick."
-    common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, fitness=None, preset="default", population=None, generations=None,
+    common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, real_size=None, sampler=None, guidance=None, prompts=None, fitness=None, preset="default", population=None, generations=None,
                   budget_bitops="0.1", budget_bytes=None, budget_seconds=None, budget_joules=None, machine=None)
     size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_calls=16_000) if quick else
             dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_calls=80_000))
@@ -298,13 +324,13 @@ def compare(
 )->tuple:           # (name -> what was measured of it, name -> its first images)
     "Sample every row from the same noise and measure it."
     from tmpq_dm.cost import CostModel
-    from tmpq_dm.metrics import feature_measures, generate, trajectory_error
-    from tmpq_dm.sampling import paired_noise
+    from tmpq_dm.metrics import generate, measures_of, trajectory_error
+    from tmpq_dm.sampling import starts
     found, images, full, den = {}, {}, None, next(iter(rows.values()))[0]
     for name, (net, policy) in rows.items():
-        drawn = generate(net, policy, paired_noise(num_images, net.shape, seed), progress=True)
+        drawn = generate(net, policy, starts(net, num_images, seed), progress=True)
         full = drawn if full is None else full
-        measures = feature_measures(drawn, features, statistics) | dict(trajectory=trajectory_error(drawn, full))
+        measures = measures_of(drawn, features, statistics) | dict(trajectory=trajectory_error(drawn, full))
         cost = CostModel(den)
         found[name] = dict(steps=len(policy), bitops=cost.bitops(policy), bytes=cost.size(policy), num_images=num_images,
                            **{k: m.to_dict() for k, m in measures.items()})
@@ -373,6 +399,13 @@ def add_command(
 # %% ../nbs/15_cli.ipynb #cell-026
 MODEL = ("model", "a folder that diffusers' save_pretrained wrote, a hub id, or the word reference for the bundled model")
 
+def add_model_options(p):
+    "How a model is sampled."
+    from tmpq_dm.policy import SAMPLER_NAMES
+    p.add_argument("--sampler", choices=SAMPLER_NAMES, help="default: the one that the model came with (ddim for ddpm), or the policy's")
+    p.add_argument("--guidance", type=float, metavar="W", help="weight of classifier-free guidance; 1 for none (default: the pipeline's usual one, or the policy's)")
+    p.add_argument("--prompts", metavar="FILE", help="for text-to-image models: what to draw, a prompt in each line (default: sixteen everyday scenes)")
+
 def add_search_options(p):
     "The options of a search, which has most of them."
     p.add_argument("--out", required=True, metavar="RUN", help="directory of the run; the same command resumes it")
@@ -387,13 +420,19 @@ def add_search_options(p):
     p.add_argument("--machine", metavar="FILE", help="what tmpq-dm latency measured on this machine")
     p.add_argument("--fitness", choices=("trajectory", "paired", "frechet", "kid", "is"),
                    help="what to minimise (default: paired, a Fréchet distance for few images, if there is a real side; else trajectory)")
-    p.add_argument("--real", metavar="STATS", help="statistics of real images, .npz or .safetensors")
+    add_real_options(p)
+    add_model_options(p)
     p.add_argument("--preset", default="default", choices=("default", "published"), help="our search, or the recipe of the paper")
     p.add_argument("--population", type=count, help="individuals in a generation (default: the preset's)")
     p.add_argument("--generations", type=count, help="generations (default: the preset's)")
     p.add_argument("--max-calls", type=count, default=100_000, help="calls of the denoiser (images x steps) that the search may spend (default %(default)s)")
     p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; the default search judges its best few on four times as many, unless by trajectory error (default %(default)s)")
     add_calibration_options(p)
+
+def add_real_options(p):
+    "What generated images are compared with."
+    p.add_argument("--real", metavar="PATH", help="real images: a folder, a data set of the hub such as cifar10:train, or statistics (.npz, .safetensors); all but statistics in the bundled features take the weights of Inception-v3 (default: none, but for the bundled model)")
+    p.add_argument("--real-size", type=count, metavar="N", help="cut real images to squares of N pixels first")
 
 def add_calibration_options(p):
     "What calibration needs."
@@ -416,9 +455,11 @@ def make_parser()->Parser:
     p.add_argument("--steps", default="100", help="uniform steps (default %(default)s)")
     p.add_argument("--num-images", type=count, default=32, help="(default %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
+    add_model_options(p)
     p = add_command(commands, "cost", cmd_cost, MODEL, example="tmpq-dm cost reference --policy runs/demo/best/policy.json")
     p.add_argument("--policy", help="policy.json; without it full precision at 100 steps")
     p.add_argument("--machine", metavar="FILE", help="what tmpq-dm latency measured; predicts time and memory, too")
+    add_model_options(p)
     p = add_command(commands, "latency", cmd_latency, MODEL, example="tmpq-dm latency reference --out machine.json")
     p.add_argument("--out", required=True, metavar="FILE", help="the table, for --machine of cost and search")
     p.add_argument("--batch", type=count, default=64, help="images drawn together (default %(default)s)")
@@ -426,6 +467,7 @@ def make_parser()->Parser:
     p.add_argument("--bits", default="4,5,6,8", help="precisions (default %(default)s)")
     p.add_argument("--out", required=True, help="directory for the supernet")
     add_calibration_options(p)
+    add_model_options(p)
     add_search_options(add_command(commands, "search", cmd_search, MODEL,
                                    example="tmpq-dm search reference --out runs/mine --steps 6-16 --budget-bitops 0.1"))
     for name, run, example in (("evaluate", cmd_evaluate, "tmpq-dm evaluate reference --policy runs/mine/best/policy.json --num-images 1000"),
@@ -434,12 +476,14 @@ def make_parser()->Parser:
         p.add_argument("--policy", help="policy.json of a search")
         p.add_argument("--supernet", help="the supernet of that search; found by itself in the run")
         p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
+        add_model_options(p)
         if name == "export":
             p.add_argument("--out", required=True, help="directory for the compressed model")
             p.add_argument("--to", choices=("diffusers", "openvino", "onnx"), default="diffusers", help="what is to load it; openvino runs it in integers, fastest on a CPU (default %(default)s)")
         else:
             p.add_argument("--num-images", type=count, default=1000, help="(default %(default)s)")
-            p.add_argument("--real", metavar="STATS", help="statistics of real images, .npz or .safetensors")
+            p.add_argument("--clip", metavar="MODEL", help="also score how well images fit their prompts, with a CLIP model (folder or hub id)")
+            add_real_options(p)
     add_command(commands, "report", cmd_report, ("run", "directory of a search"), example="tmpq-dm report runs/mine")
     return parser
 

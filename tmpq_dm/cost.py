@@ -287,8 +287,8 @@ def float_share(
 )->dict:              # shares of 'macs' and of 'bitops', between 0 and 1
     "How much of the work the operations with an operand in floating point do."
     names = set(float_ops(den, policy))
-    kept, model = CostModel([o for o in getattr(den, "ops", den) if o.name in names]), CostModel(den)
-    return {k: getattr(kept, k)(policy) / getattr(model, k)(policy) for k in ("macs", "bitops")}
+    rows = cost_table(den, policy)
+    return {k: sum(r[k] for r in rows if r["op"] in names) / sum(r[k] for r in rows) for k in ("macs", "bitops")}
 
 # %% ../nbs/09_cost.ipynb #cell-051
 def cost_table(

@@ -415,6 +415,8 @@ def inception_measures(
     for key, m in zip(("precision", "recall"), precision_recall(pooled, s["features"])): out[key] = Measure(named(m.name), m.value, m.n, m.low, m.high)
     return out
 
+InceptionV3.measures = lambda self, images, statistics: inception_measures(images, self, statistics)
+
 # %% ../nbs/10b_inception.ipynb #cell-056
 def moments_in(
     arrays,          # name -> array

@@ -7,7 +7,7 @@ __all__ = ['GROUPS', 'T_QUANTILE', 'SCORES', 'Measure', 'mean_measure', 'jackkni
            'require_finite', 'extract', 'moments', 'check_statistics', 'frechet', 'kernel_sum', 'pairs_mean',
            'kernel_distance', 'kernel', 'classifier_score_of', 'classifier_score', 'inside', 'precision_recall',
            'relative_errors', 'trajectory_error', 'read_arrays', 'real_statistics', 'generate', 'feature_measures',
-           'evaluate', 'paired_frechet', 'Fitness', 'make_fitness']
+           'measures_of', 'evaluate', 'paired_frechet', 'Fitness', 'make_fitness']
 
 # %% ../nbs/10_metrics.ipynb #cell-002
 import math
@@ -295,6 +295,10 @@ def feature_measures(
     return out
 
 # %% ../nbs/10_metrics.ipynb #cell-072
+def measures_of(images, features, statistics)->dict:
+    "All metrics of a feature network, by the names that it gives them if it has any."
+    return features.measures(images, statistics) if hasattr(features, "measures") else feature_measures(images, features, statistics)
+
 def evaluate(
     net,                       # a supernet, or a `Denoiser` for full precision
     policy:Policy,
@@ -313,7 +317,7 @@ def evaluate(
     require(num_images >= GROUPS, "num-images", f"{num_images} are too few for an interval; use at least {GROUPS}")
     noise = starts(net, num_images, seed)
     images = generate(net, policy, noise, batch_size, progress)
-    out = feature_measures(images, features, statistics) if features is not None and statistics is not None else {}
+    out = measures_of(images, features, statistics) if features is not None and statistics is not None else {}
     if den is None: return out
     reference = sample(den, timesteps_reference or even_timesteps(den.scheduler, 100), noise, batch_size=batch_size, progress=progress)
     return out | dict(trajectory=trajectory_error(images, reference))

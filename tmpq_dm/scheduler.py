@@ -19,7 +19,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from .folder import check_above
-from .policy import TmpqError, require
+from .policy import SAMPLER_NAMES, TmpqError, require
 
 log = logging.get_logger(__name__)
 
