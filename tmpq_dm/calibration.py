@@ -53,19 +53,21 @@ def calibrate_unit(
     done:list,                   # operations that are calibrated already
     repair:bool=False,           # aim at the full network's output
     unbias:bool=True,            # take its mean error back
+    batch_size:int=32,           # samples that pass through the network at once
 )->float:                        # relative error of the unit's output
     "Find the ranges of one unit, reconstruct it on inputs from the quantized prefix, take its mean error back."
     levels_of = list(level_rows(net, len(x)).items())[:1 if net.alone else None]
-    parts = [(b, slice(k, min(k + 32, rows.stop))) for b, rows in levels_of for k in range(rows.start, rows.stop, 32)]
+    parts = [(b, slice(k, min(k + batch_size, rows.stop))) for b, rows in levels_of for k in range(rows.start, rows.stop, batch_size)]
+    batches = [slice(k, k + batch_size) for k in range(0, len(x), batch_size)]
     args, kwargs, _ = observe_unit(net.model, path, x, t, cond, [rows for _, rows in parts],
                                    lambda i: set_table(net, draw(net, done, rng, parts[i][0], near)))
     set_table(net, {o.name: (FP, FP) for o in net.ops})
     module = net.model.get_submodule(path)
-    with torch.no_grad(): own = torch.cat([run_on(module, slice(k, k + 32), args, kwargs) for k in range(0, len(x), 32)])
-    target = observe_unit(net.denoiser.model, path, x, t, cond)[2] if repair else own
-    unit = Unit(module, ops, args, kwargs, target, t, [o for o in done if o.name.startswith(path + ".")])
+    with torch.no_grad(): own = torch.cat([run_on(module, rows, args, kwargs) for rows in batches])
+    target = observe_unit(net.denoiser.model, path, x, t, cond, batches)[2] if repair else own
+    unit = Unit(module, ops, args, kwargs, target, t, [o for o in done if o.name.startswith(path + ".")], batch_size if batch_size < 32 else None)
     find_ranges(net, unit)
-    error = reconstruct(net, unit, iterations, rng, near)
+    error = reconstruct(net, unit, iterations, rng, near, batch_size)
     release(net, ops + unit.inner)
     if unbias: correct_bias(net, unit)
     return error
@@ -75,6 +77,7 @@ def calibrate_unit(
 def align(
     net:Supernet,
     x:Tensor, t:Tensor, cond=None,   # calibration data
+    batch_size:int=32,
 ):
     "Give each layer outside the temporal block, at every precision of its weight and input, the slope that it has in full precision; and, if its mean was not taken back yet, what the input's precision took from it. Called once, at the end of a calibration."
     ops, sums = {o.name: o for o in net.quantized if not o.product and o.role != "temporal"}, {}
@@ -85,7 +88,7 @@ def align(
             sums[key] = sums.get(key, 0) + paired_sums(y, site.run(site.enter(h), site.weight, site.bias0))
         set_layer(net, ops[name], (FP, FP))
     set_table(net, {o.name: (FP, FP) for o in net.ops})
-    for rows in [slice(k, k + 32) for k in range(0, len(x), 32)]:
+    for rows in [slice(k, k + batch_size) for k in range(0, len(x), batch_size)]:
         net.clock.set(t[rows])
         with watching(net.denoiser.model, list(ops), hook): net.denoiser.predict(x[rows], t[rows], cond and rows_of(cond, rows))
     unseen = {name for name in ops if not net.shifts[name].any()}
@@ -132,12 +135,13 @@ def calibrate(
     repair:bool=False,        # units aim at the full network's output, as in BRECQ: one learns to make up for those before it
     times="uniform",          # timesteps of the calibration data: 'uniform', 'normal' or those of a schedule
     policy:Policy=None,       # calibrate for this policy alone, as one would without a supernet
+    batch_size:int=32,        # samples at once; fewer for large models, see `calibration_bytes`
     out=None,                 # folder; an interrupted calibration goes on from there
     progress:bool=True,       # show a bar over the units
 )->Supernet:                  # itself, to chain
     "Calibrate every precision at once, unit by unit in the order of execution. Raises `TmpqError` for what cannot be calibrated."
     prepare(net, num_samples, fsc, policy)
-    net.settings = dict(num_samples=num_samples, iterations=iterations, seed=seed, near=near, unbias=unbias, adapt=adapt, tiar=tiar, fsc=fsc, repair=repair, times=times, alone=net.alone)
+    net.settings = dict(num_samples=num_samples, iterations=iterations, seed=seed, near=near, unbias=unbias, adapt=adapt, tiar=tiar, fsc=fsc, repair=repair, times=times, batch_size=batch_size, alone=net.alone)
     rng, done, whole = random.Random(seed), [], identity(net) | net.settings | dict(sampler=net.sampler, guidance=net.guidance)
     finished = pick_up(net, Path(out), whole, rng) if out else []
     x, t, cond = calibration_data(net.denoiser, num_samples, seed=seed, times=times)
@@ -146,12 +150,12 @@ def calibrate(
         ops = [o for o in ops if o.name not in net.float_ops]
         if ops and path not in finished:
             if path == "temporal": error = calibrate_block(net, ops, iterations, rng, near, tiar, fsc != "none")
-            else: error = calibrate_unit(net, path, ops, x, t, cond, iterations, rng, near, done, repair, unbias)
+            else: error = calibrate_unit(net, path, ops, x, t, cond, iterations, rng, near, done, repair, unbias, batch_size)
             finished.append(path)
             if out: keep(net, Path(out), whole, finished, rng)
             bar.set_postfix_str(f"{path}, error {error:.4f}")
         done += ops
-    if unbias: align(net, x, t, cond)
+    if unbias: align(net, x, t, cond, batch_size)
     return net
 
 Supernet.calibrate = calibrate

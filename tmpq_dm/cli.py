@@ -6,12 +6,13 @@
 __all__ = ['MODEL', 'bits_list', 'count', 'steps_range', 'real_side', 'get_supernet', 'cmd_divergence', 'where_it_changes',
            'chosen', 'show', 'cmd_cost', 'cmd_latency', 'cmd_calibrate', 'supernet_of_run', 'budget_of', 'run_search',
            'cmd_search', 'save_figures', 'open_compressed', 'open_policy', 'cmd_evaluate', 'clip_of', 'cmd_export',
-           'cmd_report', 'demo_args', 'demo_analysis', 'compare', 'format_rows', 'say', 'cmd_demo', 'Parser',
-           'add_command', 'add_model_options', 'add_search_options', 'add_real_options', 'add_calibration_options',
-           'make_parser', 'main']
+           'cmd_recipes', 'cmd_report', 'demo_args', 'demo_analysis', 'compare', 'format_rows', 'say', 'cmd_demo',
+           'Parser', 'add_command', 'add_model_options', 'add_search_options', 'add_real_options',
+           'add_calibration_options', 'make_parser', 'parsed', 'main']
 
 # %% ../nbs/15_cli.ipynb #cell-002
 import argparse, errno, json, sys
+from dataclasses import replace
 from pathlib import Path
 from .folder import is_ours
 from .policy import FP, Policy, TmpqError, read_json, require, write_json
@@ -179,6 +180,8 @@ def run_search(a):
     from tmpq_dm.record import check_out
     from tmpq_dm.search import check_preset, search
     from tmpq_dm.space import SearchSpace
+    require(a.model, "search", "which model? give MODEL, or --recipe NAME")
+    require(a.out, "--out", "is missing; name the directory of the run")
     (lo, hi), bits, budget = steps_range(a.steps), bits_list(a.bits), budget_of(a)
     check_out(a.out); check_preset(a.preset, a.population)
     den = open_denoiser(a.model, **chosen(a))
@@ -289,6 +292,17 @@ def cmd_export(a):
     else: save_pipeline(pipe, policy, a.out)
     size = sum(f.stat().st_size for f in Path(a.out).rglob("*") if f.is_file())
     show(a, dict(out=a.out, bytes=size), f"{a.out}: {size:,} bytes")
+
+def cmd_recipes(a):
+    "The recipes for the papers' data sets; with a name, its settings, the numbers to compare with, and what is missing on this machine."
+    from dataclasses import asdict
+    from tmpq_dm.recipes import load_recipe, missing, recipe_names
+    if not a.name: return show(a, list(recipe_names()), "\n".join(f"{n:14} {load_recipe(n).title}" for n in recipe_names()))
+    recipe = load_recipe(a.name)
+    lacking, s = missing(recipe), ", ".join(f"{k} {v}" for k, v in recipe.search.items())
+    rows = [f"  {r['method']}, {r['bits']}" + (f", {r['steps']} steps" if r["steps"] else "") + f": {r['metric']} {r['value']} ({r['source']})" for r in recipe.published]
+    text = [recipe.title, f"model {recipe.model}; sampler {recipe.sampler}; {s}", recipe.notes, "published:", *rows, *(["missing here:", *(f"  {m}" for m in lacking)] if lacking else ["nothing is missing here"])]
+    show(a, asdict(recipe) | dict(missing=lacking), "\n".join(text))
 
 def cmd_report(a):
     "One self-contained HTML page about a search."
@@ -408,7 +422,8 @@ def add_model_options(p):
 
 def add_search_options(p):
     "The options of a search, which has most of them."
-    p.add_argument("--out", required=True, metavar="RUN", help="directory of the run; the same command resumes it")
+    p.add_argument("--recipe", metavar="NAME", help="take model and options from a recipe (see tmpq-dm recipes), or from a JSON file like one; what is typed beside it counts more")
+    p.add_argument("--out", metavar="RUN", help="directory of the run; the same command resumes it (default with --recipe: runs/NAME)")
     p.add_argument("--supernet", help="a calibrated supernet; without it one is calibrated in RUN/supernet")
     p.add_argument("--steps", default="6-16", help="number of steps, or a range LO-HI to search in (default %(default)s)")
     p.add_argument("--bits", default="4,5,6,8", help="precisions to choose from (default %(default)s)")
@@ -468,8 +483,10 @@ def make_parser()->Parser:
     p.add_argument("--out", required=True, help="directory for the supernet")
     add_calibration_options(p)
     add_model_options(p)
-    add_search_options(add_command(commands, "search", cmd_search, MODEL,
-                                   example="tmpq-dm search reference --out runs/mine --steps 6-16 --budget-bitops 0.1"))
+    p = add_command(commands, "search", cmd_search, example="tmpq-dm search reference --out runs/mine --steps 6-16 --budget-bitops 0.1")
+    p.add_argument(MODEL[0], nargs="?", help=MODEL[1] + "; none with --recipe")
+    add_search_options(p)
+    parser.search = p
     for name, run, example in (("evaluate", cmd_evaluate, "tmpq-dm evaluate reference --policy runs/mine/best/policy.json --num-images 1000"),
                                ("export", cmd_export, "tmpq-dm export reference --policy runs/mine/best/policy.json --out small-model")):
         p = add_command(commands, name, run, MODEL, example=example)
@@ -484,14 +501,27 @@ def make_parser()->Parser:
             p.add_argument("--num-images", type=count, default=1000, help="(default %(default)s)")
             p.add_argument("--clip", metavar="MODEL", help="also score how well images fit their prompts, with a CLIP model (folder or hub id)")
             add_real_options(p)
+    p = add_command(commands, "recipes", cmd_recipes, example="tmpq-dm recipes cifar10")
+    p.add_argument("name", nargs="?", help="a recipe, or a JSON file like one")
     add_command(commands, "report", cmd_report, ("run", "directory of a search"), example="tmpq-dm report runs/mine")
     return parser
 
 # %% ../nbs/15_cli.ipynb #cell-029
+def parsed(argv)->argparse.Namespace:
+    "The arguments, those of a recipe included."
+    parser = make_parser()
+    a = parser.parse_args(argv)
+    if not getattr(a, "recipe", None): return a
+    from tmpq_dm.recipes import load_recipe, options, require_all
+    recipe = load_recipe(a.recipe, a.preset == "published")
+    require_all(recipe if a.model is None else replace(recipe, model=a.model))
+    parser.search.set_defaults(**dict(model=recipe.model, out=f"runs/{recipe.name}") | options(recipe))
+    return parser.parse_args(argv)
+
 def main(argv=None)->int:
     "Run one command; every mistake of the user's is one line on standard error and exit status 2."
     try:
-        a = make_parser().parse_args(argv)
+        a = parsed(argv)
         a.run_command(a)
         return 0
     except TmpqError as e: message = str(e)

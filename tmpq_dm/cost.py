@@ -287,8 +287,10 @@ def float_share(
 )->dict:              # shares of 'macs' and of 'bitops', between 0 and 1
     "How much of the work the operations with an operand in floating point do."
     names = set(float_ops(den, policy))
-    rows = cost_table(den, policy)
-    return {k: sum(r[k] for r in rows if r["op"] in names) / sum(r[k] for r in rows) for k in ("macs", "bitops")}
+    ops, tables = getattr(den, "ops", den), CostModel(den).tables(policy)
+    kept = [o for o in ops if o.name in names]
+    bitops_of = lambda some: sum(n * step_bitops(some, table) for table, n in tables)
+    return dict(macs=sum(o.macs for o in kept) / sum(o.macs for o in ops), bitops=bitops_of(kept) / bitops_of(ops))
 
 # %% ../nbs/09_cost.ipynb #cell-051
 def cost_table(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Reached', 'remembering', 'join', 'has_rows', 'as_one', 'observe_unit', 'rows_each', 'pick', 'run_on', 'units', 'Unit',
-           'table_at', 'level_rows', 'acts_of', 'find_ranges', 'learnables', 'draw', 'learning_port', 'set_learning',
-           'reconstruct', 'learn', 'keep_learned', 'release', 'channel_means', 'by_channels', 'watching', 'ends',
-           'weight_shifts', 'correct_bias']
+           'table_at', 'level_rows', 'acts_of', 'thinned', 'find_ranges', 'learnables', 'draw', 'learning_port',
+           'set_learning', 'reconstruct', 'learn', 'keep_learned', 'release', 'channel_means', 'by_channels',
+           'watching', 'ends', 'weight_shifts', 'correct_bias']
 
 # %% ../nbs/08a_learning.ipynb #cell-002
 import random
@@ -114,12 +114,18 @@ class Unit:
     target:Tensor      # output in full precision, on these inputs or on its own
     t:Tensor           # timesteps of the samples
     inner:list         # operations inside that are calibrated already: those of the temporal block
+    chunk:int=None     # samples that pass through at once where all are wanted; None: all
 
     def run(self, net, rows, level):
         "The output on some rows, with the temporal layers inside set to a level."
         if self.inner: set_table(net, table_at(net, self.inner, level))
         net.clock.set(self.t[rows])
         return run_on(self.module, rows, self.args, self.kwargs)
+
+    def pieces(self, rows)->list:
+        "Rows in as many slices as memory asks for."
+        start, stop, _ = rows.indices(len(self.t))
+        return [rows] if self.chunk is None else [slice(k, min(k + self.chunk, stop)) for k in range(start, stop, self.chunk)]
 
 def table_at(
     net:Supernet, ops:list,
@@ -147,17 +153,28 @@ def acts_of(
     scale, zero = (torch.stack([torch.stack([getattr(g, k).reshape(()) for g in gs]) for gs in grids], dim=1) for k in ("scale", "zero"))
     return ActSets(bits, scale, zero, where)
 
+def thinned(
+    x:Tensor,
+    most:int=2**20,
+)->Tensor:           # (at most 2 most + 2,)
+    "Evenly spaced values of a tensor, with the smallest and the largest."
+    x = x.flatten()
+    return torch.cat([x[::max(1, len(x) // most)], x.amin()[None], x.amax()[None]])
+
 @torch.no_grad()
 def find_ranges(
     net:Supernet, unit:Unit,
 ):
     "Fill `net.acts` for the operations of a unit, each precision from the samples of its level. Raises `TmpqError` when an activation is not finite."
     grids, seen = {}, {}
-    def recorder(key): return lambda x: seen.update({key: x.detach()}) or x
+    few = unit.chunk is not None and net.knots.where is None      # large models: some of the values, and the ends of all
+    def recorder(key): return lambda x: seen.setdefault(key, []).append(thinned(x.detach()) if few else x.detach()) or x
     for name, operand, ports in ports_of(net, unit.ops): ports[operand] = recorder((name, operand))
     for b, rows in level_rows(net, len(unit.t)).items():
-        unit.run(net, rows, b)
+        seen.clear()
+        for piece in unit.pieces(rows): unit.run(net, piece, b)
         for key, values in seen.items():
+            values = torch.cat(values) if len(values) > 1 else values[0]
             require(bool(values.isfinite().all()), f"calibration: {key[0]}", "its activations are not finite; check the model and the data")
             grids.setdefault(key, []).append([OBSERVERS[net.observers[1]](values[near].flatten(), b) for near in net.knots.rows(unit.t[rows])])
     for key, by_bits in grids.items(): net.acts[key] = acts_of(net.bits, by_bits, net.knots.where)
@@ -295,9 +312,12 @@ def weight_shifts(
     net:Supernet, unit:Unit, layers:list,
 ):
     "Put into `net.shifts` what each precision of each weight takes from the mean of its output."
+    share = 1.0
     def hook(name, site, x, y):
-        for i, b in enumerate(net.bits): net.shifts[name][0, i] = channel_means(site.run(x, site.full - net.weights[name].hard(b), None))
-    with watching(net.model, layers, hook): run_on(unit.module, slice(None), unit.args, unit.kwargs)
+        for i, b in enumerate(net.bits): net.shifts[name][0, i] += share * channel_means(site.run(x, site.full - net.weights[name].hard(b), None))
+    for piece in unit.pieces(slice(None)):
+        share = len(unit.t[piece]) / len(unit.t)
+        with watching(net.model, layers, hook): run_on(unit.module, piece, unit.args, unit.kwargs)
 
 @torch.no_grad()
 def correct_bias(
@@ -307,13 +327,17 @@ def correct_bias(
     for op in unit.ops:
         if not op.product: net.shifts[op.name].zero_()
     release(net, unit.ops + unit.inner)
-    layers, means = ends(net, unit), {}
+    layers = ends(net, unit)
     weight_shifts(net, unit, layers)
     by_level = [(i, b, rows) for i, (b, rows) in enumerate(level_rows(net, len(unit.t)).items())]
     for i, b, rows in [(slice(None), None, slice(None))] if net.alone else by_level:
-        def note(name, site, x, y): means[name] = channel_means(y)
-        def shift(name, site, x, y): net.shifts[name][1, i] = means[name] - channel_means(y)
-        with watching(net.model, layers, note): run_on(unit.module, rows, unit.args, unit.kwargs)
+        found, pieces = {}, unit.pieces(rows)
+        share = [len(unit.t[p]) / len(unit.t[rows]) for p in pieces]
+        def adds(sign, k): return lambda name, site, x, y: found.update({name: found.get(name, 0) + sign * share[k] * channel_means(y)})
+        for k, piece in enumerate(pieces):
+            with watching(net.model, layers, adds(1, k)): run_on(unit.module, piece, unit.args, unit.kwargs)
         set_table(net, table_at(net, unit.ops, b))
-        with watching(net.model, layers, shift): unit.run(net, rows, b)
+        for k, piece in enumerate(pieces):
+            with watching(net.model, layers, adds(-1, k)): unit.run(net, piece, b)
+        for name, shift in found.items(): net.shifts[name][1, i] = shift
         release(net, unit.ops + unit.inner)
