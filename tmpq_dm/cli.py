@@ -97,7 +97,7 @@ def chosen(
     policy=None,    # whose sampler and guidance hold, if no others are asked for
 )->dict:            # arguments of `open_denoiser`
     "How the user wants the model to be sampled."
-    from tmpq_dm.pipelines import read_prompts
+    from tmpq_dm.hub import read_prompts
     of_policy = policy if policy and policy.sampler else None
     guidance = a.guidance if a.guidance is not None or not of_policy else of_policy.guidance or 1.0
     return dict(sampler=a.sampler or (of_policy and of_policy.sampler), guidance=guidance, prompts=read_prompts(a.prompts) if a.prompts else None)

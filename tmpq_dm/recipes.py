@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from .policy import SAMPLER_NAMES, TmpqError, is_int, read_json, require, write_json
+from .hub import ENDINGS, HUB_NAME, ask_hub, find_weights, has_transformers, is_cached, read_prompts, require_dataset
 
 # %% ../nbs/13a_recipes.ipynb #cell-005
 @dataclass(frozen=True)
@@ -175,8 +176,6 @@ def model_files(
     model:str,    # folder or hub id
 )->list:          # names
     "The files of a model: in its folder, in the cache, or on the hub. Raises `TmpqError` if it is nowhere."
-    from tmpq_dm.inception import ask_hub
-    from tmpq_dm.pipelines import is_cached
     from huggingface_hub import HfApi, try_to_load_from_cache
     folder, found = Path(model), []
     if not folder.is_dir() and is_cached(model): folder = Path(try_to_load_from_cache(model, "model_index.json")).parent
@@ -195,18 +194,15 @@ def need_model(recipe:Recipe):
 
 def need_text(recipe:Recipe):
     "Raise `TmpqError` if the model takes prompts, and the package for them is not installed."
-    from tmpq_dm.pipelines import has_transformers
     require(recipe.stand_in not in WITH_TEXT or has_transformers(), "transformers", f"is not installed, and {recipe.model} needs it for its text encoder; pip install 'tmpq-dm[text]'")
 
 # %% ../nbs/13a_recipes.ipynb #cell-028
 def need_inception(recipe:Recipe):
-    "Raise `TmpqError` if there are real images, and the weights of Inception-v3 to see them with are missing or damaged."
-    from tmpq_dm.inception import inception_features
-    if recipe.real: inception_features()
+    "Raise `TmpqError` if there are real images, and the weights of Inception-v3 to see them with are missing."
+    if recipe.real: find_weights()
 
 def need_real(recipe:Recipe):
     "Raise `TmpqError` unless the real images are there, or the hub gives them."
-    from tmpq_dm.inception import ENDINGS, HUB_NAME, require_dataset
     if not recipe.real: return
     source, note = recipe.real["source"], recipe.real["note"]
     if Path(source).is_dir(): return require(any(p.suffix.lower() in ENDINGS for p in Path(source).rglob("*")), source, f"holds no images; {note}")
@@ -218,7 +214,6 @@ def need_real(recipe:Recipe):
 
 def need_prompts(recipe:Recipe):
     "Raise `TmpqError` unless there are prompts, or none are needed."
-    from tmpq_dm.pipelines import read_prompts
     if not recipe.prompts: return
     source, note = recipe.prompts["source"], recipe.prompts["note"]
     require(Path(source).is_file(), source, f"no such file; {note}")
@@ -249,7 +244,7 @@ def missing(
     recipe:Recipe,
 )->list:            # of texts of one line
     "What is not there, and how to get it; empty if the recipe can run. Takes no more than 5 seconds, also without a network."
-    import tmpq_dm.inception, tmpq_dm.pipelines      # slow the first time, and not to be counted
+    import huggingface_hub      # once, before several threads want it
     return side_by_side({what: lambda need=need: need(recipe) for what, need in NEEDS.items()})
 
 def require_all(recipe:Recipe):
