@@ -24,9 +24,18 @@ def mapped(
     if isinstance(first, dict): return {k: mapped(f, *(t[k] for t in trees)) for k in first}
     return None if first is None else f(*trees)
 
-def rows_of(cond, rows): return mapped(lambda c: c[rows], cond)                     # some samples of a condition
-def joined(conds): return mapped(lambda *c: torch.cat(c), *conds)                   # conditions one behind the other
-def moved(cond, *to): return mapped(lambda c: c.to(*to) if c.is_floating_point() else c.to(*[x for x in to if not isinstance(x, torch.dtype)]), cond)    # labels stay whole numbers
+def rows_of(cond, rows):
+    "Some samples of a condition."
+    return mapped(lambda c: c[rows], cond)
+
+def joined(conds):
+    "Conditions one behind the other."
+    return mapped(lambda *c: torch.cat(c), *conds)
+
+def moved(cond, *to):
+    "A condition on another device, or in another floating point; labels stay whole numbers."
+    places = [x for x in to if not isinstance(x, torch.dtype)]
+    return mapped(lambda c: c.to(*(to if c.is_floating_point() else places)), cond)
 
 def leaves(cond)->list:
     "The tensors of a condition, in the order of their names."

@@ -48,7 +48,9 @@ def starts(
     noise, conditions = paired_noise(n, den.shape, seed, start), getattr(den, "conditions", None)
     return noise if conditions is None else Start(noise, conditions.draw(n, seed, start))
 
-def noise_of(start)->Tensor: return start.noise if isinstance(start, Start) else start
+def noise_of(start)->Tensor:
+    "The noise that images start from."
+    return start.noise if isinstance(start, Start) else start
 
 # %% ../nbs/02_sampling.ipynb #cell-011
 def is_random(scheduler)->bool:
@@ -109,7 +111,9 @@ class Course:
         return new.x
 
 # %% ../nbs/02_sampling.ipynb #cell-012
-def asked(den, x, t, cond=None): return den(x, t) if cond is None else den(x, t, cond)
+def asked(den, x, t, cond=None)->Tensor:
+    "What a denoiser says, which is told something if there is something to tell."
+    return den(x, t) if cond is None else den(x, t, cond)
 
 def trajectory(
     den,                 # a `Denoiser`, or anything called as den(x, t) with a `.scheduler`

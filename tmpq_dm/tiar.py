@@ -35,7 +35,9 @@ def block_ranges(
 
 TOLD = 8      # conditions that a timestep is tried with, where the block depends on them
 
-def all_times(net)->Tensor: return net.first_timestep + torch.arange(net.num_train_timesteps)
+def all_times(net)->Tensor:
+    "Every whole timestep."
+    return net.first_timestep + torch.arange(net.num_train_timesteps)
 
 def told(net, block, n:int, seed:int=0):
     "A condition with n rows, if the block needs one; what it does not use, such as the tokens of a text, is left out."
