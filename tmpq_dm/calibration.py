@@ -135,7 +135,7 @@ def calibrate(
     repair:bool=False,        # units aim at the full network's output, as in BRECQ: one learns to make up for those before it
     times="uniform",          # timesteps of the calibration data: 'uniform', 'normal' or those of a schedule
     policy:Policy=None,       # calibrate for this policy alone, as one would without a supernet
-    batch_size:int=32,        # samples at once; fewer for large models, see `calibration_bytes`
+    batch_size:int=32,        # samples at once; fewer for large models
     out=None,                 # folder; an interrupted calibration goes on from there
     progress:bool=True,       # show a bar over the units
 )->Supernet:                  # itself, to chain

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .hub import ENDINGS, HUB_NAME, SHA256, cache_folder, find_weights, require_dataset
+from .hub import ENDINGS, HUB_NAME, SHA256, ask_hub, cache_folder, find_weights, require_dataset
 from .policy import TmpqError, require, write_atomic
 from .metrics import GROUPS, Measure, check_statistics, classifier_score_of, extract, mean_measure, measure, pairs_mean, precision_recall, require_finite, root
 
