@@ -167,3 +167,37 @@ def test_calibration_killed_resumes_and_ends_in_the_same_bytes(tmp_path):
     assert "other settings" in refused(*args, "--seed", "1", "--out", cut)
     assert (r := tmpq(*args, "--out", cut)).returncode == 0, r.stderr
     assert {p.name: p.read_bytes() for p in cut.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "lsun-bedrooms", "lsun-churches", "imagenet256", "coco"])
+def test_a_recipe_is_the_whole_command(kind, tmp_path, monkeypatch, capsys):
+    "A stand-in of the recipe's classes goes from search to a compressed model. In this process, since five times three imports would take minutes."
+    import torch
+    from tmpq_dm.cli import main
+    from tmpq_dm.recipes import load_recipe, save_recipe, stand_in
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    small = stand_in(load_recipe(kind), tmp_path/"model")
+    save_recipe(small, "mine.json")
+    capsys.readouterr()
+    assert main(["search", "--recipe", "mine.json", "--json"]) == 0
+    run = Path("runs")/small.name
+    best = json.loads((run/"best/policy.json").read_text())
+    assert best == json.loads(capsys.readouterr().out) and best["sampler"] == small.sampler and small.guidance in (None, best["guidance"])
+    assert main(["export", small.model, "--policy", f"{run}/best/policy.json", "--out", "small"]) == 0 and Path("small/manifest.json").is_file()
+    if not small.guidance: return
+    assert main(["evaluate", small.model, "--policy", f"{run}/best/policy.json", "--guidance", "2", "--num-images", "20"]) == 2 and "made for" in capsys.readouterr().err
+
+
+def test_a_recipe_says_at_once_what_is_missing(tmp_path):
+    import time
+    started = time.monotonic()
+    line = refused("search", "--recipe", "coco", cwd=tmp_path)
+    assert all(word in line for word in ("stable-diffusion", "inception", "coco-prompts.txt")) and not list(tmp_path.iterdir())
+    assert time.monotonic() - started < 20      # some seconds on a busy machine, and not the minutes of retries
+
+
+def test_recipes_are_listed():
+    r = tmpq("recipes")
+    assert r.returncode == 0 and r.stdout.split()[0] == "cifar10" and len(r.stdout.splitlines()) == 5
+    assert "no such recipe" in refused("search", "--recipe", "nothing") and "which model" in refused("search")

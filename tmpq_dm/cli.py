@@ -11,7 +11,7 @@ __all__ = ['MODEL', 'bits_list', 'count', 'steps_range', 'real_side', 'get_super
            'add_calibration_options', 'make_parser', 'parsed', 'main']
 
 # %% ../nbs/15_cli.ipynb #cell-002
-import argparse, errno, json, sys
+import argparse, errno, json, os, sys
 from dataclasses import replace
 from pathlib import Path
 from .folder import is_ours
@@ -520,6 +520,7 @@ def parsed(argv)->argparse.Namespace:
 
 def main(argv=None)->int:
     "Run one command; every mistake of the user's is one line on standard error and exit status 2."
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")      # it warns of packages that nobody needs here
     try:
         a = parsed(argv)
         a.run_command(a)
