@@ -253,7 +253,7 @@ def require_all(recipe:Recipe):
     require(not found, recipe.name, f"cannot run yet, {len(found)} {'thing is' if len(found) == 1 else 'things are'} missing: " + " | ".join(found))
 
 # %% ../nbs/13a_recipes.ipynb #cell-041
-SMALL = dict(preset="default", population=4, generations=2, num_images=4, max_calls=20_000, num_samples=32, iterations=1, fitness="trajectory")
+SMALL = dict(bits="4,8", preset="default", population=4, generations=2, num_images=4, max_calls=20_000, num_samples=32, iterations=1, fitness="trajectory")
 
 def stand_in(
     recipe:Recipe,
