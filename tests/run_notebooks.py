@@ -2,7 +2,7 @@
 
 Cells marked `#| slow`, `#| gpu` and `#| eval: false` are left out unless --flags names the mark. With --save, outputs are written
 back after success and cleaned, so that the same code gives the same file."""
-import argparse, hashlib, json, os, re, subprocess, sys, tempfile
+import argparse, hashlib, os, re, subprocess, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,22 +34,9 @@ def execute(path, flags, save):
     if ok and save: nbdev_clean(str(path))
     return ok
 
-def serve():
-    "Run the notebooks that standard input names, each in a fork of this process, which has imported what takes seconds to import"
-    import deap.tools, diffusers, matplotlib.pyplot, nbdev.test, seaborn, torch, torchmetrics
-    from diffusers import DDPMPipeline, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
-    for line in sys.stdin:
-        with tempfile.TemporaryFile() as log:
-            if (child := os.fork()) == 0:
-                for stream in (1, 2): os.dup2(log.fileno(), stream)
-                ok = False
-                try: ok = execute(ROOT/line.strip(), [], False)
-                finally:
-                    sys.stdout.flush()
-                    os._exit(not ok)
-            status = os.waitpid(child, 0)[1]
-            log.seek(0)
-            print(json.dumps(dict(ok=status == 0, said=log.read().decode(errors="replace"))), flush=True)
+def alone(name):
+    "For `forks`: run a notebook, named from the root; the exit status"
+    return not execute(ROOT/name, [], False)
 
 def digests():
     return {p.name: hashlib.sha256(p.read_bytes()).digest() for p in (ROOT/"figures").glob("*") if p.suffix in {".pdf", ".png"}}
@@ -62,9 +49,7 @@ def main():
     p.add_argument("--flags", default="", help='marks of cells to run as well: "slow", "slow gpu"')
     p.add_argument("--save", action="store_true", help="keep the outputs")
     p.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    p.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     a = p.parse_args()
-    if a.serve: return serve()
     if a.here: sys.exit(not execute(a.notebooks[0], a.flags.split(), a.save))
 
     paths = notebooks() if a.all else with_figures() if a.figures else [o.resolve() for o in a.notebooks]

@@ -1,54 +1,18 @@
 """The command line from outside: each command in a process of its own, with good and bad input."""
-import atexit, functools, json, os, subprocess, sys
+import functools, json, os, subprocess, sys
 from pathlib import Path
 import pytest
+from forks import Forks
 
 ENV = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}      # tests run side by side; threads of each would wait for one another
 TMPQ = sys.executable, "-c", "import sys; from tmpq_dm.cli import main; sys.exit(main())"
 
 
-# A process that has imported what takes seconds to import, but nothing of ours, and runs each command in a fork of itself.
-SERVER = """
-import json, os, sys, tempfile, traceback
-import deap.tools, diffusers, huggingface_hub, matplotlib.pyplot, torch, torchmetrics
-from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, UNet2DModel
-
-def run(a, out, err):
-    os.chdir(a["cwd"])
-    for stream, file in ((1, out), (2, err)): os.dup2(file.fileno(), stream)
-    try:
-        from tmpq_dm.cli import main
-        return main(a["args"])
-    except SystemExit as e: return e.code or 0
-    except BaseException: traceback.print_exc()
-    return 1
-
-for line in sys.stdin:
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        if (child := os.fork()) == 0:
-            code = run(json.loads(line), out, err)
-            for stream in (sys.stdout, sys.stderr): stream.flush()
-            os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        said = []
-        for file in (out, err):
-            file.seek(0)
-            said.append(file.read().decode(errors="replace"))
-        print(json.dumps([code, *said]), flush=True)
-"""
-
 @functools.cache
-def server():
-    process = subprocess.Popen([sys.executable, "-c", SERVER], env=ENV, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    atexit.register(process.kill)
-    return process
+def commands(): return Forks("tmpq_dm.cli:main", env=ENV)
 
 
-def tmpq(*args, cwd=None):
-    print(json.dumps(dict(args=[str(a) for a in args], cwd=str(cwd or os.getcwd()))), file=server().stdin, flush=True)
-    line = server().stdout.readline()
-    assert line, "the process that runs commands has ended"
-    return subprocess.CompletedProcess(args, *json.loads(line))
+def tmpq(*args, cwd=None): return subprocess.CompletedProcess(args, *commands()([str(a) for a in args], cwd))
 
 
 def refused(*args, **kw):

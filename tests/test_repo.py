@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from forks import Forks
 from readme import ROOT, readme
 from run_notebooks import environment, notebooks
 
@@ -49,21 +50,14 @@ def imports(tree):
 def tree(tmp_path_factory): return copy_of_repo(tmp_path_factory.mktemp("run")/"repo")
 
 @pytest.fixture(scope="session")
-def server(tree):
-    "A process that runs notebooks, started once: importing PyTorch and diffusers anew for each would take minutes"
-    env = environment(slow=False) | dict(PYTHONPATH=str(tree))
-    process = subprocess.Popen([sys.executable, "tests/run_notebooks.py", "--serve"], cwd=tree, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    yield process
-    process.stdin.close()
-    process.wait(timeout=60)
+def run_alone(tree):
+    "A process that runs notebooks of the copy, started once: importing PyTorch and diffusers anew for each would take minutes"
+    return Forks("run_notebooks:alone", tree/"tests/forks.py", cwd=tree, env=environment(slow=False) | dict(PYTHONPATH=str(tree)))
 
 @pytest.mark.parametrize("name", NAMES)
-def test_notebook_runs(name, server):
-    print(name, file=server.stdin, flush=True)
-    line = server.stdout.readline()
-    assert line, "the process that runs notebooks has ended"
-    found = json.loads(line)
-    assert found["ok"], f"{name} failed\n{found['said']}"
+def test_notebook_runs(name, run_alone, tree):
+    status, *said = run_alone(name, tree)
+    assert status == 0, f"{name} failed\n{''.join(said)}"
 
 def test_modules_follow_from_notebooks(tmp_path):
     files = lambda lib: {p.relative_to(lib).as_posix(): p.read_text(encoding="utf-8") for p in lib.rglob("*.py")}

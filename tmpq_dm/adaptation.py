@@ -21,7 +21,7 @@ def adapt(
 ):
     "Find what corrects each step of the policy that is set: full precision draws `IMAGES` images, and the policy draws them after it."
     self.fits = None
-    found = walk(self.denoiser, self.policy.timesteps, starts(self, IMAGES, seed=55_555))
+    found = walk(self.denoiser, self.policy.timesteps, starts(self, IMAGES, seed=55_555), self.settings.get("batch_size"))
     self.fits = fit_outputs(self.scheduler, found, lambda m: said(self, m))
     set_table(self, self.policy.bits(0))
 
@@ -39,4 +39,4 @@ Supernet.adapting_calls = adapting_calls
 def said(net, m):
     "What a network says at a moment."
     net.set_step(m.step, net.policy.timesteps[m.step])
-    return asked(net, m.x, m.t, m.cond)
+    return asked(net, m.x, m.t, m.cond, net.settings.get("batch_size"))

@@ -9,6 +9,7 @@ __all__ = ['pipeline', 'around', 'denoiser_of', 'index_json', 'without_places', 
 # %% ../nbs/11c_artifact.ipynb #cell-002
 import inspect, json
 from pathlib import Path
+import torch
 from diffusers import DDPMPipeline
 from .folder import CARD, check_folder, require_free, whole_folder
 from .policy import FP, Policy, TmpqError, require, write_atomic
@@ -133,15 +134,17 @@ def save_compressed(
 # %% ../nbs/11c_artifact.ipynb #cell-010
 def load_compressed(
     folder,        # as `save_compressed` wrote it, or an older version of it
+    dtype=None,    # floating point of what is not quantized; float32 if None
 )->DDPMPipeline:
     "The compressed model as a diffusers pipeline. Raises `TmpqError` naming the file if anything is missing or changed."
     from diffusers import DiffusionPipeline
     require(not (Path(folder)/"integers.json").is_file(), str(folder), "holds graphs of integers; take load_openvino")
     if is_older(folder):
+        require(dtype in (None, torch.float32), str(folder), "is of an older version, which is read in float32; export it again")
         net = load_older(folder)
         return pipeline(net, net.policy)
     check_folder(folder)
-    try: pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    try: pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, dtype=dtype or torch.float32)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError) as e:
         raise TmpqError(f"{folder}: its files are as they were written, but this diffusers cannot load them ({' '.join(str(e).split())[:200]}); install the diffusers that model_index.json names") from e
     return ClassPipeline(pipe.unet, pipe.scheduler) if type(pipe) is DDPMPipeline and inputs_of(pipe.unet) else pipe

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'bits_list', 'count', 'steps_range', 'real_side', 'get_supernet', 'cmd_divergence', 'where_it_changes',
-           'chosen', 'show', 'cmd_cost', 'cmd_latency', 'cmd_calibrate', 'supernet_of_run', 'budget_of', 'run_search',
-           'cmd_search', 'save_figures', 'open_compressed', 'open_policy', 'cmd_evaluate', 'clip_of', 'cmd_export',
-           'cmd_recipes', 'cmd_report', 'demo_args', 'demo_analysis', 'compare', 'format_rows', 'say', 'cmd_demo',
-           'Parser', 'add_command', 'add_model_options', 'add_search_options', 'add_real_options',
-           'add_calibration_options', 'make_parser', 'parsed', 'main']
+           'chosen', 'place', 'show', 'cmd_cost', 'cmd_latency', 'cmd_calibrate', 'supernet_of_run', 'budget_of',
+           'run_search', 'cmd_search', 'save_figures', 'open_compressed', 'open_policy', 'cmd_evaluate', 'clip_of',
+           'cmd_export', 'cmd_recipes', 'cmd_report', 'demo_args', 'demo_analysis', 'compare', 'format_rows', 'say',
+           'cmd_demo', 'Parser', 'add_command', 'add_model_options', 'add_batch_option', 'add_search_options',
+           'add_real_options', 'add_calibration_options', 'make_parser', 'parsed', 'main']
 
 # %% ../nbs/15_cli.ipynb #cell-002
 import argparse, errno, json, os, sys
@@ -57,7 +57,7 @@ def real_side(
 def get_supernet(
     den,
     folder,             # with a saved supernet; None or absent: calibrate
-    bits=(4, 5, 6, 8), num_samples=256, iterations=150, seed=0,
+    bits=(4, 5, 6, 8), num_samples=256, iterations=150, seed=0, batch_size=32,
 ):
     "Load a supernet, or calibrate one and save it to `folder`, where an interrupted calibration goes on."
     from tmpq_dm.adaptation import Supernet
@@ -66,7 +66,7 @@ def get_supernet(
         require(set(bits) <= set(net.bits), f"{folder}/supernet.json",
                 f"holds {sorted(net.bits)} bits, not {sorted(bits)}; calibrate again or choose --bits")
         return net
-    net = Supernet(den, bits).calibrate(num_samples, iterations, seed, out=folder)
+    net = Supernet(den, bits).calibrate(num_samples, iterations, seed, batch_size=batch_size, out=folder)
     if folder: net.save(folder)
     return net
 
@@ -80,7 +80,7 @@ def cmd_divergence(a):
     from tmpq_dm.scheduler import even_timesteps
     den = open_denoiser(a.model, **chosen(a))
     ts = even_timesteps(den.scheduler, steps_range(a.steps)[1])
-    div = feature_divergence(den, ts, starts(den, a.num_images, a.seed), progress=True)
+    div = feature_divergence(den, ts, starts(den, a.num_images, a.seed), a.batch, progress=True)
     write_json(Path(a.out)/"divergence.json", div.to_dict())
     paths = save_fig(plot_divergence(div), "divergence", a.out)
     show(a, div.summary(), "\n".join([where_it_changes(div), *(str(p) for p in paths)]))
@@ -100,7 +100,14 @@ def chosen(
     from tmpq_dm.hub import read_prompts
     of_policy = policy if policy and policy.sampler else None
     guidance = a.guidance if a.guidance is not None or not of_policy else of_policy.guidance or 1.0
-    return dict(sampler=a.sampler or (of_policy and of_policy.sampler), guidance=guidance, prompts=read_prompts(a.prompts) if a.prompts else None)
+    return dict(sampler=a.sampler or (of_policy and of_policy.sampler), guidance=guidance, prompts=read_prompts(a.prompts) if a.prompts else None, **place(a))
+
+def place(a)->dict:
+    "Where the model runs, and in which floating point. Raises `TmpqError` for a device that is not there."
+    import torch
+    try: torch.zeros(1, device=a.device)
+    except (RuntimeError, AssertionError, NotImplementedError) as e: raise TmpqError(f"--device: there is no {a.device} here ({str(e).splitlines()[0][:100]}); leave it out for the CPU") from None
+    return dict(device=a.device, dtype=a.dtype and getattr(torch, a.dtype))
 
 def show(a, data, text):
     "Print `data` with --json, `text` without."
@@ -142,7 +149,7 @@ def cmd_calibrate(a):
     require(free, a.out, "holds something else; choose an empty or new --out")
     den = open_denoiser(a.model, **chosen(a))
     from tmpq_dm.adaptation import Supernet
-    net = Supernet(den, bits).calibrate(a.num_samples, a.iterations, a.seed, out=out)
+    net = Supernet(den, bits).calibrate(a.num_samples, a.iterations, a.seed, batch_size=a.batch, out=out)
     net.save(a.out)
     show(a, dict(out=a.out, bits=net.bits, **net.settings), f"{a.out}: {len(net.ops)} operations at {', '.join(map(str, net.bits))} bits")
 
@@ -151,7 +158,7 @@ def supernet_of_run(den, a, bits):
     "The supernet that a run holds; its own calibration, or a copy of --supernet. Raises `TmpqError` if it holds another one."
     own = Path(a.out)/"supernet"
     if a.supernet: require((Path(a.supernet)/"supernet.json").exists(), a.supernet, "holds no supernet; make one with tmpq-dm calibrate")
-    net, asked = get_supernet(den, a.supernet or own, bits, a.num_samples, a.iterations, a.seed), f"{own}/supernet.json"
+    net, asked = get_supernet(den, a.supernet or own, bits, a.num_samples, a.iterations, a.seed, a.batch), f"{own}/supernet.json"
     if a.supernet and (own/"supernet.json").exists():
         require(read_json(asked).get("sha256") == read_json(f"{a.supernet}/supernet.json").get("sha256"), asked,
                 "is another supernet than --supernet; leave --supernet out, or choose another --out")
@@ -193,7 +200,7 @@ def run_search(a):
     last_heat = 1 if name == "trajectory" else 4     # its reference is dear, and it ranks well on few images
     require(name == "trajectory" or features is None or features.shape in (None, den.shape), a.model,
             f"draws images {tuple(den.shape)}, the features are of {tuple(getattr(features, 'shape', ()))}; use --fitness trajectory")
-    fitness = make_fitness(name, den, num_images=last_heat * a.num_images, seed=a.seed + 1, features=features, statistics=statistics)
+    fitness = make_fitness(name, den, num_images=last_heat * a.num_images, seed=a.seed + 1, features=features, statistics=statistics, batch_size=a.batch)
     run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_calls, a.population, a.generations, a.seed)
     return den, net, run
 
@@ -219,14 +226,16 @@ def save_figures(run, net, out):
     return paths
 
 # %% ../nbs/15_cli.ipynb #cell-017
-def open_compressed(folder, prompts=None):
+def open_compressed(folder, prompts=None, device=None, dtype=None):
     "What a compressed model, of packed tensors or of integers, is sampled from."
     if (Path(folder)/"integers.json").is_file():
+        require(device is None and dtype is None, "--device" if device else "--dtype", f"{folder} holds graphs of integers, which run on the CPU; leave it out")
         from tmpq_dm.deploy import IntegerDenoiser, load_openvino
         from tmpq_dm.onnx import load_onnx
         return IntegerDenoiser((load_onnx if list(Path(folder).glob("*.onnx")) else load_openvino)(folder), prompts)
     from tmpq_dm.artifact import denoiser_of, load_compressed
-    return denoiser_of(load_compressed(folder), prompts)
+    pipe = load_compressed(folder, dtype)
+    return denoiser_of(pipe.to(device) if device else pipe, prompts)
 
 def open_policy(a):
     "(denoiser or supernet to sample from, policy) for evaluate and export; MODEL may be a compressed model."
@@ -236,7 +245,7 @@ def open_policy(a):
     if is_ours(a.model):
         require(not a.policy, "--policy", f"{a.model} is a compressed model and has a policy of its own; leave --policy out, or name the original model")
         require(a.sampler is None and a.guidance is None, "--sampler" if a.sampler else "--guidance", f"{a.model} is a compressed model and has its own; leave it out")
-        net = open_compressed(a.model, chosen(a)["prompts"])
+        net = open_compressed(a.model, chosen(a)["prompts"], **place(a))
         return net, net.policy
     policy = Policy.load(a.policy) if a.policy else None
     den = open_denoiser(a.model, **chosen(a, policy))
@@ -260,7 +269,7 @@ def cmd_evaluate(a):
     features, statistics = real_side("reference" if ours else a.model, a.real, a.real_size)
     full = net.denoiser if a.policy and not compressed else None
     require(full or statistics or a.clip, "evaluate", "nothing to compare with; give --real, or a --policy to compare with full precision")
-    found = evaluate(net, policy, a.num_images, a.seed, features=features, statistics=statistics, den=full, progress=True) if full or statistics else {}
+    found = evaluate(net, policy, a.num_images, a.seed, features=features, statistics=statistics, den=full, batch_size=a.batch, progress=True) if full or statistics else {}
     if a.clip: found |= dict(clip=clip_of(net, policy, a))
     show(a, {k: m.to_dict() for k, m in found.items()}, "\n".join(str(m) for m in found.values()))
 
@@ -270,7 +279,7 @@ def clip_of(net, policy, a):
     from tmpq_dm.metrics import generate
     from tmpq_dm.sampling import starts
     require(net.conditions is not None and net.conditions.names and not net.conditions.names[0].isdecimal(), "--clip", "compares images with prompts, and this model takes none; leave it out")
-    images = generate(net, policy, starts(net, a.num_images, a.seed), progress=True)
+    images = generate(net, policy, starts(net, a.num_images, a.seed), a.batch, progress=True)
     return clip_score(images, [net.conditions.names[i] for i in net.conditions.which(a.num_images, a.seed)], a.clip)
 
 def cmd_export(a):
@@ -313,7 +322,7 @@ def cmd_report(a):
 # %% ../nbs/15_cli.ipynb #cell-019
 def demo_args(quick, out, seed)->argparse.Namespace:
     "The settings of a search as `tmpq-dm search reference` would have them; small with --quick."
-    common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, real_size=None, sampler=None, guidance=None, prompts=None, fitness=None, preset="default", population=None, generations=None,
+    common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, real_size=None, sampler=None, guidance=None, prompts=None, device=None, dtype=None, batch=32, fitness=None, preset="default", population=None, generations=None,
                   budget_bitops="0.1", budget_bytes=None, budget_seconds=None, budget_joules=None, machine=None)
     size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_calls=16_000) if quick else
             dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_calls=80_000))
@@ -419,6 +428,12 @@ def add_model_options(p):
     p.add_argument("--sampler", choices=SAMPLER_NAMES, help="default: the one that the model came with (ddim for ddpm), or the policy's")
     p.add_argument("--guidance", type=float, metavar="W", help="weight of classifier-free guidance; 1 for none (default: the pipeline's usual one, or the policy's)")
     p.add_argument("--prompts", metavar="FILE", help="for text-to-image models: what to draw, a prompt in each line (default: sixteen everyday scenes)")
+    p.add_argument("--device", help="where it runs, such as cuda (default: the CPU)")
+    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="floating point of the network; quantized operations compute in float32 (default: the model's own, float32)")
+
+def add_batch_option(p):
+    "How much memory is taken."
+    p.add_argument("--batch", type=count, default=32, help="images that pass through the network together, with guidance twice as many; fewer take less memory (default %(default)s)")
 
 def add_search_options(p):
     "The options of a search, which has most of them."
@@ -453,6 +468,7 @@ def add_calibration_options(p):
     "What calibration needs."
     p.add_argument("--num-samples", type=int, default=256, help="calibration samples (default %(default)s)")
     p.add_argument("--iterations", type=int, default=150, help="iterations for each unit (default %(default)s)")
+    add_batch_option(p)
     p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
 
 # %% ../nbs/15_cli.ipynb #cell-027
@@ -471,6 +487,7 @@ def make_parser()->Parser:
     p.add_argument("--num-images", type=count, default=32, help="(default %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
     add_model_options(p)
+    add_batch_option(p)
     p = add_command(commands, "cost", cmd_cost, MODEL, example="tmpq-dm cost reference --policy runs/demo/best/policy.json")
     p.add_argument("--policy", help="policy.json; without it full precision at 100 steps")
     p.add_argument("--machine", metavar="FILE", help="what tmpq-dm latency measured; predicts time and memory, too")
@@ -499,6 +516,7 @@ def make_parser()->Parser:
             p.add_argument("--to", choices=("diffusers", "openvino", "onnx"), default="diffusers", help="what is to load it; openvino runs it in integers, fastest on a CPU (default %(default)s)")
         else:
             p.add_argument("--num-images", type=count, default=1000, help="(default %(default)s)")
+            add_batch_option(p)
             p.add_argument("--clip", metavar="MODEL", help="also score how well images fit their prompts, with a CLIP model (folder or hub id)")
             add_real_options(p)
     p = add_command(commands, "recipes", cmd_recipes, example="tmpq-dm recipes cifar10")

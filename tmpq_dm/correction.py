@@ -34,13 +34,14 @@ def walk(
     full,               # network in full precision, called as full(x, t), with a `.scheduler`
     timesteps:tuple,    # descending; if there are more than `MOST_STEPS`, so many of them, evenly spread, are walked
     start,              # (n, C, H, W) noise, or a `Start`
+    most:int=None,      # samples that the network is asked about at once; None: all
 )->list:
     "The moments of a full-precision trajectory over a schedule, or over one of `MOST_STEPS` of its timesteps."
     n, m = len(timesteps), min(len(timesteps), MOST_STEPS)
     steps = [round(i * (n - 1) / max(1, m - 1)) for i in range(m)]
     course, cond, found = Course(full.scheduler, [timesteps[i] for i in steps], noise_of(start)), getattr(start, "cond", None), []
     while not course.done:
-        y = asked(full, course.shown, course.t, cond)
+        y = asked(full, course.shown, course.t, cond, most)
         found.append(Moment(steps[course.step], course.t, course.shown, y, course.fork(), cond))
         course.move(y)
     return found
@@ -99,4 +100,4 @@ def take_back(
     at:Tensor,     # (B,) positions of the timesteps
 )->Tensor:         # like y
     "The output with the slope and offset of its time."
-    return apply(y, fits[at].transpose(0, 1))
+    return apply(y.float(), fits[at.to(fits.device)].transpose(0, 1).to(y.device)).to(y)

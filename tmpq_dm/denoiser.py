@@ -9,6 +9,7 @@ __all__ = ['UNKNOWN_PRODUCTS', 'SAME', 'IMAGE', 'TIME', 'CONDITION', 'SHORTCUTS'
 
 # %% ../nbs/01_denoiser.ipynb #cell-002
 import hashlib
+from itertools import chain
 from dataclasses import dataclass, replace
 import torch
 from torch import nn, Tensor
@@ -264,14 +265,14 @@ class Denoiser(Guided):
         device=None, dtype=None,    # where and in which floating point the model runs; as it is if None
     ):
         self.scheduler = sampler_of(scheduler if scheduler is not None else SAMPLERS["ddim"](), sampler)
+        self.fingerprint = fingerprint(model)      # of what it is, in whatever floating point it runs
         for to in (device, dtype):
-            if to is not None: model.to(to)
+            if to is not None: nn.Module.to(model, to)      # diffusers' own `to` warns, for each model, of modules that should stay in float32: []
         self.model, self.calls = model.eval().to(memory_format=torch.channels_last), 0
         self.shape = tuple(shape or sample_shape(model))
         self.conditions, self.guidance, self.decoder = conditions or default_conditions(model), guidance, decoder
         if guidance is not None: require(self.conditions is not None and guidance > 1, "guidance", f"{guidance} needs a model with conditions, and to be above 1; leave it out"), self.conditions.nothing(1)
         self.ops = discover(self.model, self.shape)
-        self.fingerprint = fingerprint(model)
 
     def predict(self, x, t, cond=None)->Tensor:
         "What the network says, without guidance."
@@ -299,7 +300,7 @@ def run_network(
     cond:dict=None,
 )->Tensor:             # (B, C, H, W), like x
     "What a network says, wherever it runs and in whatever floating point; without a variance that it may have learned."
-    p = next(model.parameters(), x)
+    p = next((v for v in chain(model.parameters(), model.buffers()) if v.is_floating_point()), x)
     require(cond or not inputs_of(model), f"model: {type(model).__name__}", "is told something beside the image and the time; give it a condition")
     out = call_model(model, x.to(p.device, p.dtype).contiguous(memory_format=torch.channels_last), t.to(p.device), moved(cond or {}, p.device, p.dtype))
     out = getattr(out, "sample", out)

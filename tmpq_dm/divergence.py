@@ -57,7 +57,7 @@ def watching(
 ):                # a dict, path -> latest output (B, features); empty until the model has run
     "Copies the outputs of the modules at `paths` each time the model runs."
     seen = {}
-    def keep(path): return lambda m, args, out: seen.__setitem__(path, torch.cat([o.detach().flatten(1) for o in each_tensor(out)], 1).clone())
+    def keep(path): return lambda m, args, out: seen.__setitem__(path, torch.cat([o.detach().flatten(1) for o in each_tensor(out)], 1).to(torch.float32, copy=True))
     hooks = [model.get_submodule(p).register_forward_hook(keep(p)) for p in paths]
     try: yield seen
     finally:
@@ -124,7 +124,7 @@ def batch_divergence(
             l2.append(torch.stack([relative_change(before[b], now[b]) for b in now]))
             cosine.append(torch.stack([cosine_change(before[b], now[b]) for b in now]))
         before = now
-    return torch.stack(l2, 1), torch.stack(cosine, 1)
+    return torch.stack(l2, 1).cpu(), torch.stack(cosine, 1).cpu()
 
 # %% ../nbs/04_divergence.ipynb #cell-024
 def rates(

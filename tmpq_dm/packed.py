@@ -58,6 +58,7 @@ def port_from(
     scratch=None,   # where to put integers that are used up before the next port runs
 )->tuple:           # (port, factor that its output still lacks)
     "What an activation goes through."
+    grid = grid.cpu()      # the numbers are used one by one
     if grid.dim() == 1: return integer_port(Grid(*grid, *levels(b, signed=False)), scratch), grid[0].item()
     return timed_port(ActSets((b,), grid[:, :1], grid[:, 1:], where), b, clock), 1.0
 
@@ -70,14 +71,14 @@ class PackedLayer(nn.Module):
         steps:int=0,         # steps that have grids of their own; 0 if all share one
     ):
         super().__init__()
-        conv, like = isinstance(layer, nn.Conv2d), dict(device=layer.weight.device)
+        conv, like = isinstance(layer, nn.Conv2d), dict(device=layer.weight.device, dtype=torch.float32)
         self.run = partial(F.conv2d, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups) if conv else F.linear
         self.shape, self.split, self.pairs, self.now = tuple(layer.weight.shape), split, [tuple(p) for p in pairs], None
         self.plain = [copy.deepcopy(layer).to("meta")]     # in a list, so that it is no part of this one
         n, channels = layer.weight.numel(), self.shape[0]
         for w, a in self.pairs:
             if w != FP:
-                self.register_buffer(f"codes{w}", torch.empty(-(-n * w // 8), dtype=torch.uint8, **like))
+                self.register_buffer(f"codes{w}", torch.empty(-(-n * w // 8), **like | dict(dtype=torch.uint8)))
                 self.register_buffer(f"affine{w}_{a}", torch.empty(2, channels, **like))
             else:
                 self.register_buffer(f"weight{w}_{a}", torch.empty(self.shape, **like))
@@ -102,7 +103,7 @@ class PackedLayer(nn.Module):
         "What the weight is multiplied with: a scale, or one for each part of the input channels."
         factors = [f for _, f in self.ports[a]]
         if not self.split: return factors[0]
-        first = torch.arange(self.shape[1]) < self.split
+        first = torch.arange(self.shape[1], device=next(self.buffers()).device) < self.split
         return torch.where(first, *factors).view(1, -1, *[1] * (len(self.shape) - 2))
 
     def num_parameters(self): return sum(p.numel() for p in self.plain[0].parameters())
@@ -114,7 +115,7 @@ class PackedLayer(nn.Module):
 
     def forward(self, x):
         w, a = self.now
-        return self.run(self.enter(x, self.ports[a]), self.weight_of(w, a) * self.factor(a), self.bias_of(w, a))
+        return self.run(self.enter(x.float(), self.ports[a]), self.weight_of(w, a) * self.factor(a), self.bias_of(w, a)).to(x)
 
 class PackedProducts(nn.Module):
     "The grids of an attention's two products."
@@ -127,7 +128,7 @@ class PackedProducts(nn.Module):
         self.settings, self.mode = settings, Products()
         for kind, pairs in settings.items():
             for o, b in {(o, b) for pair in pairs for o, b in zip(kind, pair) if b != FP}:
-                self.register_buffer(f"{o}{b}", torch.empty(*([steps[kind]] if steps[kind] else []), 2, device=device))
+                self.register_buffer(f"{o}{b}", torch.empty(*([steps[kind]] if steps[kind] else []), 2, device=device, dtype=torch.float32))
 
     def wake(self, clock, where, scratch):
         "Make the ports, once the buffers are filled."
@@ -148,7 +149,9 @@ def make_places(
     spec:dict,         # from `describe`
 )->nn.Module:
     "Replace quantized layers by empty packed ones."
-    policy, split, device = Policy.from_dict(spec["policy"]), spec["split"], next(model.parameters()).device
+    policy, split, like = Policy.from_dict(spec["policy"]), spec["split"], next(model.parameters())
+    device = like.device
+    model.register_buffer("place", torch.empty(0, dtype=like.dtype, device="cpu" if like.is_meta else device), persistent=False)     # tells the type, if no parameter is left that could
     pairs = {n: found for n in policy.tables[0] if (found := pairs_of(policy, n)) != [(FP, FP)]}
     own = {n: len(policy) if n in spec["timed"] else 0 for n in policy.tables[0]}
     for path in {host_of(n) for n in pairs if n.endswith((".qk", ".pv"))}:
@@ -157,7 +160,7 @@ def make_places(
         host.forward = inside(host.products.mode, host.forward)
     for name in pairs:
         if not name.endswith((".qk", ".pv")): model.set_submodule(name, PackedLayer(model.get_submodule(name), pairs[name], split.get(name, 0), own[name]))
-    if spec["corrected"]: model.register_buffer("output_fits", torch.empty(len(policy), 2, spec["shape"][0], device=device))
+    if spec["corrected"]: model.register_buffer("output_fits", torch.empty(len(policy), 2, spec["shape"][0], device=device, dtype=torch.float32))
     return model
 
 def host_of(

@@ -13,7 +13,7 @@ import torch
 from diffusers import DDPMPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
-from .architecture import Conditions, default_conditions, inputs_of, joined, mapped
+from .architecture import Conditions, default_conditions, inputs_of, joined, mapped, moved
 from .denoiser import Denoiser
 from .hub import HUB_ID, has_transformers, is_cached, require_hub
 from .policy import TmpqError, require
@@ -63,7 +63,7 @@ def conditions_of(
     if type(pipe).__name__ not in TOLD: return default_conditions(model)
     parts = [TOLD[type(pipe).__name__](pipe, list(prompts[i:i + at_once])) for i in range(0, len(prompts), at_once)]
     none = parts[0][1]
-    return Conditions(joined([table for table, _ in parts]), mapped(lambda c: c[:1].clone(), none), prompts)
+    return Conditions(moved(joined([table for table, _ in parts]), "cpu"), mapped(lambda c: c[:1].cpu().clone(), none), prompts)
 
 # %% ../nbs/01a_pipelines.ipynb #cell-009
 class ClassPipeline(DDPMPipeline):
@@ -121,15 +121,17 @@ def from_pipeline(
     sampler:str=None,       # see `Denoiser`
     prompts=None,           # for a text-to-image pipeline: what images are drawn of; `PROMPTS` if None
     guidance:float=None,    # the pipeline's usual one if None; 1: none
-    device=None, dtype=None,# see `Denoiser`
+    device=None,            # where everything runs; as it is if None
+    dtype=None,             # the floating point in which the network runs; as it is if None
 )->Denoiser:
     "The denoiser inside a pipeline. Raises `TmpqError`, by name, for a pipeline that is not understood."
     model, name = network_of(pipe), type(pipe).__name__
     known = (*TOLD, *UNTOLD)
     require(name in known, f"model: {name}", f"is not understood; this library knows {', '.join(known)}")
     require(prompts is None or name in TOLD, f"model: {name}", "takes no prompts; leave them out")
+    if device is not None: pipe.to(device)       # with text encoder and decoder
     conditions, w = conditions_of(pipe, tuple(prompts or PROMPTS)), usual_guidance(pipe) if guidance is None else guidance
-    den = Denoiser(model, pipe.scheduler, sampler=sampler, conditions=conditions, guidance=w if w and w > 1 else None, decoder=decoder_of(pipe), device=device, dtype=dtype)
+    den = Denoiser(model, pipe.scheduler, sampler=sampler, conditions=conditions, guidance=w if w and w > 1 else None, decoder=decoder_of(pipe), dtype=dtype)
     den.pipeline = pipe
     return den
 

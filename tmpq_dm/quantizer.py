@@ -87,7 +87,7 @@ def condensed(
     low, high = rows.min().item(), rows.max().item()
     if low == high: return rows[:, :1], None
     counts = torch.histc(rows, bins, low, high)
-    values = low + (torch.arange(bins) + 0.5) * ((high - low) / bins)
+    values = low + (torch.arange(bins, device=rows.device) + 0.5) * ((high - low) / bins)
     values[0], values[-1] = low, high
     return values[None], counts
 
@@ -101,7 +101,7 @@ def percentile(
     values, counts = condensed(rows)
     if counts is None: return reshape(to_grid(rows.quantile(1 - p, dim=1), rows.quantile(p, dim=1), bits, symmetric), shape)
     share = counts.double().cumsum(0) / counts.sum()
-    low, high = (values[0, torch.searchsorted(share, torch.tensor(q, dtype=share.dtype))] for q in (1 - p, p))
+    low, high = (values[0, torch.searchsorted(share, share.new_tensor(q))] for q in (1 - p, p))
     return reshape(to_grid(low[None], high[None], bits, symmetric), shape)
 
 # %% ../nbs/06_quantizer.ipynb #cell-015
@@ -165,12 +165,12 @@ def undecided(
 class WeightSets:
     "One weight in N precisions: a grid for each output channel and precision, and one rounding bit for each weight and precision."
     def __init__(self,
-        weight:Tensor,         # (C_out, ...) floating point; kept by reference
+        weight:Tensor,         # (C_out, ...) floating point; kept by reference if it is float32
         bits:tuple,            # up to 8 precisions of 2 to 8 bits
         observer:str="mse",    # how ranges are found
     ):
         require(1 <= len(bits) <= 8 and all(2 <= b <= 8 for b in bits), "bits", f"{bits} must be 1 to 8 precisions between 2 and 8")
-        self.weight, self.bits = weight.detach(), tuple(bits)
+        self.weight, self.bits = weight.detach().float(), tuple(bits)
         grids = [OBSERVERS[observer](self.weight, b, symmetric=True, per_channel=True) for b in self.bits]
         self.scale = torch.stack([g.scale.flatten() for g in grids])    # (N, C_out)
         self.to_nearest()
@@ -180,7 +180,7 @@ class WeightSets:
 
     def to_nearest(self):
         "Round to nearest, as long as nothing better is known."
-        self.up = torch.zeros(self.weight.shape, dtype=torch.uint8)
+        self.up = torch.zeros(self.weight.shape, dtype=torch.uint8, device=self.weight.device)
         for b in self.bits: self.decide(b, torch.round(self.ratio(b)) > self.ratio(b).floor())
 
     def decide(self, b, up):
@@ -206,8 +206,8 @@ def pack(
     "Signed integers of `bits` bits, one after the other."
     unsigned = codes.flatten().long() + 2**(bits-1)
     eights = F.pad(unsigned, (0, -len(unsigned) % 8)).view(-1, 8)             # eight codes are `bits` bytes, and one word
-    words = (eights << bits * torch.arange(7, -1, -1)).sum(1, keepdim=True)
-    return (words >> 8 * torch.arange(bits - 1, -1, -1) & 255).to(torch.uint8).flatten()[:-(-len(unsigned) * bits // 8)]
+    words = (eights << bits * torch.arange(7, -1, -1, device=codes.device)).sum(1, keepdim=True)
+    return (words >> 8 * torch.arange(bits - 1, -1, -1, device=codes.device) & 255).to(torch.uint8).flatten()[:-(-len(unsigned) * bits // 8)]
 
 def unpack(
     packed:Tensor,  # (⌈n·bits/8⌉,) bytes

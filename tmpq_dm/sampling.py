@@ -111,8 +111,9 @@ class Course:
         return new.x
 
 # %% ../nbs/02_sampling.ipynb #cell-012
-def asked(den, x, t, cond=None)->Tensor:
-    "What a denoiser says, which is told something if there is something to tell."
+def asked(den, x, t, cond=None, most=None)->Tensor:
+    "What a denoiser says, which is told something if there is something to tell; of at most so many samples at once."
+    if most is not None and len(x) > most: return torch.cat([asked(den, x[k:k + most], t, cond and rows_of(cond, slice(k, k + most)), most) for k in range(0, len(x), most)])
     return den(x, t) if cond is None else den(x, t, cond)
 
 def trajectory(

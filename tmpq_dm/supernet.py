@@ -6,8 +6,8 @@
 __all__ = ['OPERANDS', 'SUPERNET_VERSION', 'ActSets', 'passthrough', 'Scratch', 'integer_port', 'Clock', 'timed_port',
            'QuantLayer', 'Products', 'inside', 'with_ports', 'operands', 'ports_of', 'Supernet', 'set_layer', 'gain_at',
            'bias_at', 'input_factor', 'port_of', 'set_product', 'set_table', 'set_policy', 'forget', 'set_step',
-           'settle', 'nbytes', 'identity', 'noise_schedule', 'spread_knots', 'write_tensors', 'read_tensors', 'save',
-           'load']
+           'settle', 'nbytes', 'identity', 'dtype_of', 'noise_schedule', 'spread_knots', 'write_tensors',
+           'read_tensors', 'save', 'load']
 
 # %% ../nbs/08_supernet.ipynb #cell-002
 import copy, hashlib, math
@@ -114,7 +114,7 @@ class QuantLayer(nn.Module):
         require(not conv or layer.padding_mode == "zeros", "model",
                 f"a convolution pads with {getattr(layer, 'padding_mode', '')}; only zeros can be quantized")
         self.run = partial(F.conv2d, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups) if conv else F.linear
-        self.full, self.bias0 = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+        self.full, self.bias0 = layer.weight.detach().float(), None if layer.bias is None else layer.bias.detach().float()
         self.bias = self.bias0
         self.weight, self.split, self.ports = self.full, split, dict.fromkeys("xy" if split else "x", passthrough)
         self.known = None      # function () -> its output, where that need not be computed
@@ -124,7 +124,7 @@ class QuantLayer(nn.Module):
         if not self.split: return self.ports["x"](x)
         return torch.cat([self.ports["x"](x[:, :self.split]), self.ports["y"](x[:, self.split:])], 1)
 
-    def forward(self, x): return self.known() if self.known else self.run(self.enter(x), self.weight, self.bias)
+    def forward(self, x): return (self.known() if self.known else self.run(self.enter(x.float()), self.weight, self.bias)).to(x)
 
 # %% ../nbs/08_supernet.ipynb #cell-014
 class Products(TorchFunctionMode):
@@ -139,9 +139,9 @@ class Products(TorchFunctionMode):
 
     def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
         require(not is_causal and not enable_gqa, "model", "causal or grouped attention cannot be quantized; use plain attention")
-        logits = self.qk(query, key, scale or query.shape[-1] ** -0.5)
+        logits = self.qk(query.float(), key.float(), scale or query.shape[-1] ** -0.5)
         if attn_mask is not None: logits = logits + attn_mask if attn_mask.dtype != torch.bool else logits.masked_fill(~attn_mask, -math.inf)
-        return self.pv(logits.softmax(-1), value)
+        return self.pv(logits.softmax(-1), value.float()).to(query)
 
     def qk(self, q, k, factor): return self.ports["q"](q) @ self.ports["k"](k).transpose(-1, -2) * (self.scales[0] * factor)
 
@@ -171,6 +171,7 @@ def with_ports(
             host.forward = inside(sites[op.name], host.forward)
     for name, site in sites.items():
         if isinstance(site, QuantLayer): model.set_submodule(name, site)
+    model.register_buffer("place", next(den.model.parameters()).detach()[:0], persistent=False)      # tells where it runs, if no parameter is left that could
     return model, sites
 
 # %% ../nbs/08_supernet.ipynb #cell-020
@@ -205,7 +206,7 @@ class Supernet(Guided):
         self.weights = weights or {o.name: WeightSets(self.sites[o.name].full, self.bits, weight_observer) for o in self.quantized if not o.product}
         self.acts = {}      # (operation, operand) -> ActSets, filled by calibration
         self.fits = None    # what is done to its outputs at each timestep, from `fit_outputs`
-        self.shifts = {o.name: torch.zeros(2, len(self.bits), o.weight_shape[0]) for o in self.quantized if not o.product}   # see `bias_at`
+        self.shifts = {o.name: torch.zeros(2, len(self.bits), o.weight_shape[0], device=self.sites[o.name].full.device) for o in self.quantized if not o.product}   # see `bias_at`
         self.gains = {name: torch.ones(2, len(self.bits)) for name in self.shifts}      # see `gain_at`
 
     ops = property(lambda self: self.denoiser.ops)
@@ -219,7 +220,7 @@ class Supernet(Guided):
     def predict(self, x, t, cond=None):
         self.calls += len(x)
         out = run_network(self.model, x, t, cond)
-        return out if self.fits is None else take_back(out, self.fits, position(self.scheduler, t))
+        return out if self.fits is None else take_back(out, self.fits, position(self.scheduler, t)).to(self.model.place.dtype).to(out)
 
     def decode(self, x): return self.denoiser.decode(x)
 
@@ -251,7 +252,7 @@ def input_factor(net, op, b):
     "What the weight is multiplied with: a scale, or one for each part of the input channels."
     factors = [port_of(net, op.name, operand, b)[1] for operand in operands(net, op)]
     if len(factors) == 1: return factors[0]
-    first = torch.arange(op.weight_shape[1]) < op.split
+    first = torch.arange(op.weight_shape[1], device=net.sites[op.name].full.device) < op.split
     return torch.where(first, *factors).view(1, -1, *[1] * (len(op.weight_shape) - 2))
 
 def port_of(net, name, operand, b, scratch=None):
@@ -344,7 +345,11 @@ SUPERNET_VERSION = 4
 def identity(net)->dict:
     "What a calibration belongs to."
     return dict(model=net.fingerprint, noise=noise_schedule(net.scheduler), bits=list(net.bits), float_ops=list(net.float_ops), split=net.split,
-                observers=net.observers)
+                observers=net.observers, dtype=dtype_of(net.denoiser.model))
+
+def dtype_of(model)->str:
+    "The floating point of a model."
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 def noise_schedule(scheduler)->str:
     "A name for what the scheduler does to images: its noise levels and what the model predicts."
@@ -361,7 +366,7 @@ def write_tensors(net, path)->str:   # its checksum
     found = {f"{n}/{operand}/{k}": getattr(a, k) for (n, operand), a in net.acts.items() for k in ("scale", "zero")}
     found |= {f"{n}/weight/{k}": getattr(w, k).contiguous() for n, w in net.weights.items() for k in ("scale", "up")}
     found |= {f"{n}/{k}": v[n] for k, v in (("shift", net.shifts), ("gain", net.gains)) for n in v}
-    data = to_bytes(found)
+    data = to_bytes({name: v.cpu() for name, v in found.items()})
     write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -370,8 +375,8 @@ def read_tensors(net, path:Path, sha256:str):
     from safetensors.torch import load_file
     require(path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256, str(path), "is missing or damaged; remove the folder and calibrate again")
     found, every = load_file(path), torch.arange(net.num_train_timesteps)
-    for n, w in net.weights.items(): w.scale, w.up = found[f"{n}/weight/scale"], found[f"{n}/weight/up"].contiguous(memory_format=torch.preserve_format)
-    for n in net.shifts: net.shifts[n], net.gains[n] = found[f"{n}/shift"], found[f"{n}/gain"]
+    for n, w in net.weights.items(): w.scale, w.up = (found[f"{n}/weight/{k}"].to(w.weight.device) for k in ("scale", "up"))
+    for n in net.shifts: net.shifts[n], net.gains[n] = found[f"{n}/shift"].to(net.shifts[n].device), found[f"{n}/gain"]
     for n, operand, _ in ports_of(net, net.quantized):
         if (scale := found.get(f"{n}/{operand}/scale")) is None: continue      # not calibrated yet
         where = None if len(scale) == 1 else every if len(scale) == len(every) else spread_knots(net, len(scale)).where
@@ -403,6 +408,8 @@ def load(
             f"is not of format {SUPERNET_VERSION}; calibrate again with this version")
     require(info.get("model") == denoiser.fingerprint, where,
             f"made for model {info.get('model')}, this one is {denoiser.fingerprint}; calibrate this model")
+    made, own = info.get("dtype", "float32"), dtype_of(denoiser.model)
+    require(made == own, where, f"made in {made}, and the model runs in {own}; run it in {made}, or calibrate again")
     require(info.get("noise") == noise_schedule(denoiser.scheduler), where, "made for another noise schedule; calibrate with this one")
     net = Supernet(denoiser, tuple(info["bits"]), tuple(info["float_ops"]), weight_observer="minmax", split=info["split"])
     net.observers = info["observers"]

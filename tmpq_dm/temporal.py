@@ -10,7 +10,7 @@ __all__ = ['SIZED', 'Note', 'Earlier', 'replaced', 'Tape', 'needed', 'for_rows',
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
-from .architecture import leaves
+from .architecture import leaves, moved
 from .policy import require
 from .scheduler import alphas, position
 from .denoiser import CONDITION, IMAGE, TIME, Denoiser, Watch, each_tensor, watched
@@ -93,6 +93,7 @@ class TemporalBlock:
         self.ops = [op for op in dict.fromkeys(n.op for n in self.notes) if op in expected]       # names, in the order of execution
         require(sorted(self.ops) == sorted(expected), "model", f"the timestep's path leads through {self.ops[:3]}, not {expected[:3]}; this model cannot be followed")
         used = {a.key for n in self.notes for a in flat((n.args, n.kwargs)) if isinstance(a, Earlier)}
+        self.like = next(den.model.parameters())
         self.uses = [k in used for k in self.told]      # which tensors of a condition it depends on
         self.conditional = any(self.uses)
 
@@ -103,13 +104,13 @@ class TemporalBlock:
     )->dict:              # operation -> (T, d) its output
         "Play the tape for all timesteps at once. Raises `TmpqError` without a condition where one is needed."
         require(cond is not None or not self.conditional, "temporal block", "depends on the condition, too; give one for each timestep")
-        results, found = {self.start: t, **dict(zip(self.told, leaves(cond)))}, {}
+        results, found = {self.start: t.to(self.like.device), **dict(zip(self.told, leaves(moved(cond, self.like.device, self.like.dtype))))}, {}
         def value(a): return results[a.key] if isinstance(a, Earlier) else a
         for n in self.notes:
             args, kwargs = replaced(n.args, value), replaced(n.kwargs, value)
             out = product(n.op, args[0]) if n.op and product else n.func(*for_rows(n.func, args, len(t)), **kwargs)
             results.update(zip(n.outs, each_tensor(out)))
-            if n.op in self.ops: found[n.op] = out
+            if n.op in self.ops: found[n.op] = out.float()
         return found
 
     @torch.no_grad()
@@ -121,7 +122,7 @@ class TemporalBlock:
         seen = {}
         full = {n.op: n for n in self.notes if n.op}
         def product(name, x):
-            seen[name] = x
+            seen[name] = x.float()
             return full[name].func(x, *full[name].args[1:], **full[name].kwargs)
         self(t, product, cond)
         return {name: seen[name] for name in self.ops}
@@ -187,7 +188,7 @@ def feature_error(
     quantized:dict,   # operation -> (T, d)
 )->dict:              # operation -> (T,)
     "One minus the cosine between temporal features."
-    return {op: 1 - torch.cosine_similarity(full[op].double(), quantized[op].double(), dim=-1) for op in full if op in quantized}
+    return {op: (1 - torch.cosine_similarity(full[op].double(), quantized[op].double(), dim=-1)).cpu() for op in full if op in quantized}
 
 def mean_error(errors:dict)->Tensor:   # (T,)
     "The mean over the features."

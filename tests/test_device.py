@@ -1,0 +1,93 @@
+"""The same code on another device, and in another floating point."""
+import contextlib
+import diffusers, pytest, torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tmpq_dm import Supernet, feature_divergence, sample
+from tmpq_dm.artifact import denoiser_of, pipeline
+from tmpq_dm.pipelines import from_pipeline
+from tmpq_dm.policy import Policy
+from tmpq_dm.sampling import starts
+from tmpq_dm.scheduler import even_timesteps
+from tmpq_dm.tiar import temporal_error
+from tmpq_dm.tiny import tiny_pipeline
+from elsewhere import DEVICE, Pretend
+
+DEVICES = [pytest.param(DEVICE, id="pretended"), pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+UNET = dict(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def opened(kind, **where):
+    torch.manual_seed(0)
+    if kind != "unet": return from_pipeline(tiny_pipeline(kind), **where)
+    return from_pipeline(diffusers.DDPMPipeline(diffusers.UNet2DModel(**UNET), diffusers.DDPMScheduler()), **where)
+
+
+def policy(den, bits):
+    return Policy.uniform(den.ops, even_timesteps(den.scheduler, 3), bits, 8, den.fingerprint).replace(sampler=den.sampler, guidance=den.guidance)
+
+
+def path(den, iterations, adapt, folder):
+    "What each part of the path finds."
+    start, found = starts(den, 2, seed=3), {}
+    found["divergence"] = feature_divergence(den, even_timesteps(den.scheduler, 3), start).l2
+    net = Supernet(den, (4, 8), act_observer="minmax", weight_observer="minmax").calibrate(32, iterations, adapt=adapt, progress=False)
+    found["temporal"] = torch.stack(list(temporal_error(net.set_policy(policy(den, 8)), torch.arange(1, 5)).values()))
+    p = policy(den, 4)
+    found["full"] = sample(den, p.timesteps, start)
+    found["quantized"] = sample(net.set_policy(p), p.timesteps, start)
+    found["packed"] = sample(denoiser_of(pipeline(net, p)), p.timesteps, start)
+    net.save(folder)
+    found["read again"] = sample(Supernet.load(folder, den).set_policy(p), p.timesteps, start)
+    return found
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", ["unet", "sd3"])
+def test_another_device(kind, device, tmp_path):
+    "A UNet with nothing that is learned gives the same images to the bit; SD3 learns, and a random network magnifies what is lost on the way."
+    plain, iterations = kind == "unet", int(kind != "unet")
+    with sdpa_kernel(SDPBackend.MATH):
+        here = path(opened(kind), iterations, not plain, tmp_path/"here")
+        with Pretend() if device is DEVICE else contextlib.nullcontext(): there = path(opened(kind, device=device), iterations, not plain, tmp_path/"there")
+    assert {v.device.type for v in there.values()} == {"cpu"}
+    for name, value in here.items():
+        if plain and device is DEVICE and name not in ("divergence", "temporal"): assert torch.equal(value, there[name]), name
+        elif plain or name in ("divergence", "full"): assert torch.allclose(value, there[name], atol=1e-4), name
+    for found in (here, there): assert torch.equal(found["quantized"], found["packed"]) and torch.equal(found["quantized"], found["read again"])
+
+
+def test_devices_do_not_mix():
+    "The pretended device would notice."
+    with Pretend():
+        layer, x = torch.nn.Linear(3, 4).to(DEVICE), torch.randn(2, 3)
+        assert layer(x.to(DEVICE)).device == DEVICE
+        with pytest.raises(RuntimeError, match="on the cpu"): layer(x)
+        with pytest.raises(RuntimeError, match="on the cpu"): x.to(DEVICE) + x
+
+
+@pytest.mark.parametrize("kind", ["unet", "dit", "sd3"])      # in SD3 every parameter is quantized, so that none tells the type
+def test_bfloat16(kind, tmp_path):
+    exact, half = path(opened(kind), 1, True, tmp_path/"a"), path(opened(kind, dtype=torch.bfloat16), 1, True, tmp_path/"b")
+    assert torch.equal(half["quantized"], half["packed"]) and torch.equal(half["quantized"], half["read again"])
+    error = lambda a, b: (a - b).square().mean().sqrt()
+    assert 0 < error(half["full"], exact["full"]) < 0.05
+    assert error(half["quantized"], half["full"]) < 1.5 * error(exact["quantized"], exact["full"]) + 0.01
+
+
+def test_bfloat16_artifact(tmp_path):
+    "What is not quantized is cast when it is loaded; the rest stays in float32."
+    den = opened("unet", dtype=torch.bfloat16)
+    net, p, start = Supernet(den, (4, 8)).calibrate(32, 0, progress=False), policy(den, 4), starts(den, 2, seed=3)
+    pipeline(net, p).unet.save_pretrained(tmp_path)
+    model = diffusers.UNet2DModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert model.conv_in.affine4_8.dtype == torch.float32 and model.conv_norm_out.weight.dtype == torch.bfloat16
+    again = denoiser_of(diffusers.DDPMPipeline(model, den.scheduler))
+    assert torch.equal(sample(again, p.timesteps, start), sample(net.set_policy(p), p.timesteps, start))
