@@ -173,6 +173,22 @@ def test_calibration_killed_resumes_and_ends_in_the_same_bytes(tmp_path):
     assert {p.name: p.read_bytes() for p in cut.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
 
 
+def with_real_images(recipe, monkeypatch):
+    "Inception-v3 would take minutes: its place is taken by features as open as its own about the size of images."
+    import torch
+    from dataclasses import replace
+    from tmpq_dm import cli
+    from tmpq_dm.metrics import moments
+    class Blurred(torch.nn.Module):
+        name, shape, num_features = "blurred images", None, 12
+        def forward(self, x): return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+    mu, sigma = moments(Blurred()(torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1))
+    monkeypatch.setattr(cli, "real_side", lambda model, path, size: (Blurred(), dict(mu=mu, sigma=sigma, n=40, name=Blurred.name)))
+    for name in ("real", "weights.pth"): Path(name).touch()
+    monkeypatch.setenv("TMPQ_INCEPTION", "weights.pth")
+    return replace(recipe, real=dict(source="real", size=16, note="none"), search=recipe.search | dict(fitness="paired", num_images=20))
+
+
 @pytest.mark.parametrize("kind", ["cifar10", "lsun-bedrooms", "lsun-churches", "imagenet256", "coco"])
 def test_a_recipe_is_the_whole_command(kind, tmp_path, monkeypatch, capsys):
     "A stand-in of the recipe's classes goes from search to a compressed model. In this process, since five times three imports would take minutes."
@@ -182,6 +198,7 @@ def test_a_recipe_is_the_whole_command(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     small = stand_in(load_recipe(kind), tmp_path/"model")
+    if kind == "cifar10": small = with_real_images(small, monkeypatch)
     save_recipe(small, "mine.json")
     capsys.readouterr()
     assert main(["search", "--recipe", "mine.json", "--json"]) == 0

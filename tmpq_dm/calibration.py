@@ -59,8 +59,8 @@ def calibrate_unit(
     levels_of = list(level_rows(net, len(x)).items())[:1 if net.alone else None]
     parts = [(b, slice(k, min(k + batch_size, rows.stop))) for b, rows in levels_of for k in range(rows.start, rows.stop, batch_size)]
     batches = [slice(k, k + batch_size) for k in range(0, len(x), batch_size)]
-    args, kwargs, _ = observe_unit(net.model, path, x, t, cond, [rows for _, rows in parts],
-                                   lambda i: set_table(net, draw(net, done, rng, parts[i][0], near)))
+    args, kwargs = observe_unit(net.model, path, x, t, cond, [rows for _, rows in parts],
+                                lambda i: set_table(net, draw(net, done, rng, parts[i][0], near)))[:2]
     set_table(net, {o.name: (FP, FP) for o in net.ops})
     module = net.model.get_submodule(path)
     with torch.no_grad(): own = torch.cat([run_on(module, rows, args, kwargs) for rows in batches])

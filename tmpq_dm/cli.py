@@ -199,7 +199,7 @@ def run_search(a):
     name = a.fitness or ("trajectory" if statistics is None else "paired")
     last_heat = 1 if name == "trajectory" else 4     # its reference is dear, and it ranks well on few images
     require(name == "trajectory" or features is None or features.shape in (None, den.shape), a.model,
-            f"draws images {tuple(den.shape)}, the features are of {tuple(getattr(features, 'shape', ()))}; use --fitness trajectory")
+            f"draws images {tuple(den.shape)}, the features are of {tuple(getattr(features, 'shape', None) or ())}; use --fitness trajectory")
     fitness = make_fitness(name, den, num_images=last_heat * a.num_images, seed=a.seed + 1, features=features, statistics=statistics, batch_size=a.batch)
     run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_calls, a.population, a.generations, a.seed)
     return den, net, run

@@ -27,9 +27,9 @@ class Reached(Exception):
 
 @contextmanager
 def remembering(model, path, calls):
-    "While active, the module at `path` appends (args, kwargs, output) to `calls` and ends the pass."
+    "While active, the module at `path` appends (args, kwargs, [output]) to `calls` and ends the pass."
     def hook(module, args, kwargs, output):
-        calls.append((args, kwargs, output))
+        calls.append((list(args), dict(kwargs), [output]))
         raise Reached
     handle = model.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
     try: yield
@@ -71,10 +71,12 @@ def observe_unit(
             if before: before(i)
             try: run_network(model, x[rows], t[rows], cond and rows_of(cond, rows))
             except Reached: pass
-    args, kwargs, outs = zip(*calls)
+    args, kwargs, outs = map(list, zip(*calls))
     k = rows_each(model.get_submodule(path), args[0], len(t[batches[0]]))
-    sizes = [k * len(t[rows]) for rows in batches]
-    args, kwargs, out = join(list(args), sizes), join(list(kwargs), sizes), join([as_one(o) for o in outs], sizes)
+    sizes, calls = [k * len(t[rows]) for rows in batches], None
+    def taken(found, key): return join([f.pop(key) for f in found], sizes)      # what is joined is let go: it may be large
+    args, kwargs = tuple(taken(args, 0) for _ in range(len(args[0]))), {key: taken(kwargs, key) for key in list(kwargs[0])}
+    out = join([as_one(o.pop()) for o in outs], sizes)
     return (args, kwargs, out) if k == 1 else ((args[0].unflatten(0, (-1, k)),), kwargs, out.unflatten(0, (-1, k)))
 
 def rows_each(module, args, n:int)->int:

@@ -16,10 +16,10 @@ KEPT, PASSING = 7, 3          # copies of an operand: in learning, and without
 
 def unit_sizes(
     den:Denoiser,
-)->dict:    # unit -> (numbers that go in, numbers that come out), for one sample
+)->dict:    # unit -> numbers in each tensor that goes in or comes out, for one sample
     "How large units' inputs and outputs are; on the meta device nothing is computed."
     found, handles = {}, []
-    def hook(path): return lambda m, args, kwargs, out: found.__setitem__(path, tuple(sum(a.numel() for a in each_tensor(x)) for x in ((args, kwargs), out)))
+    def hook(path): return lambda m, args, kwargs, out: found.__setitem__(path, [a.numel() for a in each_tensor((args, kwargs, out))])
     for path in units(den).keys() - {"temporal"}: handles.append(den.model.get_submodule(path).register_forward_hook(hook(path), with_kwargs=True))
     try: watched(den.model, den.shape)
     finally:
@@ -32,13 +32,16 @@ def calibration_bytes(
     bits:tuple=(4, 5, 6, 8),
     batch_size:int=32,
     learning:bool=True,       # iterations above 0
+    tiar:bool=True,           # see `calibrate`
 )->dict:                      # what -> bytes at the unit that needs most, and the name of the unit
     "What `calibrate` holds at its peak, beside the model."
     item, sizes = next(den.model.parameters()).itemsize, unit_sizes(den)
     at_once = batch_size if batch_size < 32 else num_samples      # means and ranges are taken of all samples together
     def of_unit(path, ops):
-        acts, weights = sum(o.act_numel for o in ops), sum(o.params for o in ops)
-        passing = max(KEPT * batch_size * learning, PASSING * at_once) * acts if path != "temporal" else 0
-        return dict(unit=path, samples=2 * item * num_samples * sum(sizes.get(path, ())), learned=4 * (4 * len(bits) + COPIES) * weights * learning, batch=4 * passing)
-    most = max((of_unit(path, ops) for path, ops in units(den).items()), key=lambda d: d["samples"] + d["learned"] + d["batch"])
+        numels, block = sizes.get(path, [0]), path == "temporal"
+        weights = (sum if tiar or not block else max)(o.params for o in ops)
+        learns = 4 * (4 * len(bits) + COPIES) * weights * learning
+        passes = 4 * sum(o.act_numel for o in ops) * max(KEPT * batch_size * learning, PASSING * at_once) * (not block)
+        return dict(unit=path, samples=item * num_samples * sum(numels), work=max(item * num_samples * max(numels), learns + passes))
+    most = max((of_unit(path, ops) for path, ops in units(den).items()), key=lambda d: d["samples"] + d["work"])
     return dict(supernet=5 * sum(o.params for o in den.ops)) | most

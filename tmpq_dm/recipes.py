@@ -69,7 +69,7 @@ ROW = dict(method=TEXT, bits=TEXT, steps=or_null(COUNT), metric=TEXT, value=NUMB
 
 SEARCH = dict(steps=(like(r"[1-9]\d*(-[1-9]\d*)?"), "text such as \"20\" or \"10-20\""), bits=(like(r"[2-8](,[2-8])*"), "text such as \"4,5,6,8\""),
               budget_bitops=(like(r"\d+(\.\d+)?(e\d+)?"), "a share of W8A8 or a number of BitOPs, as text such as \"0.05\" or \"2e10\""), preset=one_of("default", "published"),
-              fitness=one_of("trajectory", "paired", "frechet", "kid", "is"), population=COUNT, generations=COUNT, num_images=COUNT, max_calls=COUNT, num_samples=COUNT, iterations=COUNT)
+              fitness=one_of("trajectory", "paired", "frechet", "kid", "is"), population=COUNT, generations=COUNT, num_images=COUNT, max_calls=COUNT, num_samples=COUNT, iterations=COUNT, batch=COUNT)
 
 FIELDS = dict(name=TEXT, title=TEXT, model=TEXT, stand_in=one_of(*STAND_INS), real=or_null(OBJECT), prompts=or_null(OBJECT), sampler=one_of(*SAMPLER_NAMES),
               guidance=or_null(WEIGHT), search=OBJECT, as_published=OBJECT, final_images=COUNT, published=LIST, notes=TEXT)
@@ -253,7 +253,7 @@ def require_all(recipe:Recipe):
     require(not found, recipe.name, f"cannot run yet, {len(found)} {'thing is' if len(found) == 1 else 'things are'} missing: " + " | ".join(found))
 
 # %% ../nbs/13a_recipes.ipynb #cell-041
-SMALL = dict(bits="4,8", preset="default", population=4, generations=2, num_images=4, max_calls=20_000, num_samples=32, iterations=1, fitness="trajectory")
+SMALL = dict(bits="4,8", preset="default", population=4, generations=2, num_images=4, max_calls=20_000, num_samples=32, iterations=1, batch=32, fitness="trajectory")
 
 def stand_in(
     recipe:Recipe,
