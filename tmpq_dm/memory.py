@@ -11,8 +11,8 @@ from .denoiser import Denoiser, each_tensor, watched
 from .learning import units
 
 # %% ../nbs/08e_memory.ipynb #cell-005
-COPIES = 12                   # of a weight that learns, beside what is learned
-KEPT, PASSING = 7, 3          # copies of an operand: in learning, and without
+COPIES = 4                    # of a weight that learns, beside what is learned
+KEPT, PASSING = 5, 2          # copies of an operand: in learning, and without
 
 def unit_sizes(
     den:Denoiser,
