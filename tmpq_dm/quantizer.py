@@ -114,10 +114,13 @@ def mse(
     rows, shape = by_channel(x, per_channel)
     low, high = rows.amin(1), rows.amax(1)
     rows, counts = condensed(rows)
+    def total(x): return ((x - rows).abs().pow(p) * (1 if counts is None else counts)).sum(1)
     best, kept = torch.full_like(low, math.inf), to_grid(low, high, bits, symmetric)
     for k in range(candidates, 0, -1):
         g = to_grid(low * k / candidates, high * k / candidates, bits, symmetric)
-        error = ((reshape(g, (-1, 1))(rows) - rows).abs().pow(p) * (1 if counts is None else counts)).sum(1)
+        g_rows = reshape(g, (-1, 1))
+        if k % 8 == 0 and bool((total(rows.clamp(g_rows.values(g.lo), g_rows.values(g.hi))) >= best).all()): break     # what is cut off alone is more, and only grows
+        error = total(g_rows(rows))
         better = error < best
         best = torch.where(better, error, best)
         kept = Grid(torch.where(better, g.scale, kept.scale), torch.where(better, g.zero, kept.zero), g.lo, g.hi)
