@@ -3,7 +3,7 @@ import os
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 config = ConfigParser(delimiters=["="], interpolation=None)
@@ -28,7 +28,7 @@ setup(
     version=s["version"], description=s["description"], author=s["author"], keywords=s["keywords"].split(),
     classifiers=lines("classifiers"),
     long_description=Path("README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
-    packages=[lib], package_data={lib: ["assets/**/*"]}, include_package_data=False,
+    packages=find_packages(include=[lib, f"{lib}.*"]), package_data={lib: ["assets/**/*"]}, include_package_data=False,
     cmdclass=dict(build_py=WithStart),
     install_requires=lines("requirements"),
     extras_require={key[:-len(extra)]: lines(key) for key in s if key.endswith(extra)},

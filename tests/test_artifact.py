@@ -60,7 +60,7 @@ def test_a_folder_keeps_what_was_measured_and_no_places(small):
 def test_older_formats_become_new_ones(version, tmp_path):
     from safetensors.torch import load_file
     from tmpq_dm import load_compressed, sample
-    from tmpq_dm.artifact import denoiser_of
+    from tmpq_dm.deployment.exported_folder import denoiser_of
     golden = Path(__file__).parent/"golden"/f"format-{version}"
     r = tmpq("export", golden, "--to", "diffusers", "--out", tmp_path/"new")
     assert r.returncode == 0, r.stderr
@@ -101,7 +101,7 @@ def test_no_mutation_loads_silently(small, tmp_path):
     "By the door of diffusers, too: 60 random changes of one file."
     from diffusers import DiffusionPipeline
     from tmpq_dm import TmpqError, load_compressed
-    from tmpq_dm.folder import MANIFEST, damage
+    from tmpq_dm.core.folders import MANIFEST, damage
     rng, folder = random.Random(0), tmp_path/"model"
     for i in range(60):
         shutil.rmtree(folder, ignore_errors=True)
@@ -115,7 +115,7 @@ def test_no_mutation_loads_silently(small, tmp_path):
 
 def test_kills_leave_whole_folders_or_none(small, tmp_path):
     from tmpq_dm import TmpqError, load_compressed
-    from tmpq_dm.folder import check_folder
+    from tmpq_dm.core.folders import check_folder
     script = f"""
 import sys
 from tmpq_dm import Policy, Supernet, open_denoiser, save_compressed

@@ -178,7 +178,7 @@ def with_real_images(recipe, monkeypatch):
     import torch
     from dataclasses import replace
     from tmpq_dm import cli
-    from tmpq_dm.metrics import moments
+    from tmpq_dm.evaluation.metrics import moments
     class Blurred(torch.nn.Module):
         name, shape, num_features = "blurred images", None, 12
         def forward(self, x): return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
@@ -194,7 +194,7 @@ def test_a_recipe_is_the_whole_command(kind, tmp_path, monkeypatch, capsys):
     "A stand-in of the recipe's classes goes from search to a compressed model. In this process, since five times three imports would take minutes."
     import torch
     from tmpq_dm.cli import main
-    from tmpq_dm.recipes import load_recipe, save_recipe, stand_in
+    from tmpq_dm.search.recipes import load_recipe, save_recipe, stand_in
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     small = stand_in(load_recipe(kind), tmp_path/"model")

@@ -3,13 +3,13 @@ import contextlib
 import diffusers, pytest, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tmpq_dm import Supernet, feature_divergence, sample
-from tmpq_dm.artifact import denoiser_of, pipeline
-from tmpq_dm.pipelines import from_pipeline
+from tmpq_dm.deployment.exported_folder import denoiser_of, pipeline
+from tmpq_dm.models.pipelines import from_pipeline
 from tmpq_dm.policy import Policy
-from tmpq_dm.sampling import starts
-from tmpq_dm.scheduler import even_timesteps
-from tmpq_dm.tiar import temporal_error
-from tmpq_dm.tiny import tiny_pipeline
+from tmpq_dm.sampling.trajectories import starts
+from tmpq_dm.sampling.schedulers import even_timesteps
+from tmpq_dm.quantization.tiar import temporal_error
+from tmpq_dm.models.tiny import tiny_pipeline
 from elsewhere import DEVICE, Pretend
 
 DEVICES = [pytest.param(DEVICE, id="pretended"), pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]

@@ -5,13 +5,14 @@ from random import Random
 from types import SimpleNamespace as NS
 import torch
 from hypothesis import given, settings, strategies as st
-from tmpq_dm.cost import CostModel
-from tmpq_dm.denoiser import QuantOp
-from tmpq_dm.grouping import equal_groups, quadratic_groups, uniform_groups
-from tmpq_dm.policy import BITS, Policy, TmpqError
-from tmpq_dm.quantizer import OBSERVERS, WeightSets, levels, pack, unpack
-from tmpq_dm.record import from_line, to_line
-from tmpq_dm.space import SearchSpace
+from tmpq_dm.evaluation.cost import CostModel
+from tmpq_dm.models.trace import QuantOp
+from tmpq_dm.analysis.grouping import equal_groups, quadratic_groups, uniform_groups
+from tmpq_dm.policy import BITS, Policy
+from tmpq_dm.core.errors import TmpqError
+from tmpq_dm.quantization.grid import OBSERVERS, WeightSets, levels, pack, unpack
+from tmpq_dm.search.record import from_line, to_line
+from tmpq_dm.search.space import SearchSpace
 
 settings.register_profile("tmpq", deadline=None)   # a slow machine is not a failure
 settings.load_profile("tmpq")
