@@ -60,7 +60,7 @@ threading.Thread(target=ask, daemon=True).start(); threading.Event().wait(8); os
 endef
 export REACHABLE
 
-$(READY): settings.ini setup.py pyproject.toml constraints.txt tmpq_dm.pth
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 		{ echo "tmpq-dm needs Python 3.10 or newer, and $(PYTHON) is not that: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
@@ -70,5 +70,4 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt tmpq_dm.pth
 		else echo "$(TORCH_INDEX) can't be reached: taking PyTorch from pip's own index (on Linux that may include CUDA)"; fi; fi; \
 	$(PIP) setuptools torch $$index
 	@$(PIP) --no-build-isolation -e ".[dev]"
-	@cp tmpq_dm.pth "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	@touch $@

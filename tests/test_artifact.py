@@ -5,7 +5,7 @@ import pytest, torch
 from test_cli import ENV, refused, tmpq
 
 LOAD = """
-import sys, torch
+import sys, tmpq_dm, torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 torch.set_num_threads(1)
@@ -56,16 +56,69 @@ def test_a_folder_keeps_what_was_measured_and_no_places(small):
     assert {oct(p.stat().st_mode & 0o777) for p in files.values()} == {oct(0o666 & ~mask)}
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
-def test_older_formats_become_new_ones(version, tmp_path):
+def test_a_folder_of_format_1_is_read():
+    "A tiny model, and the images that it drew when it was written."
     from safetensors.torch import load_file
     from tmpq_dm import load_compressed, sample
     from tmpq_dm.deployment.exported_folder import denoiser_of
-    golden = Path(__file__).parent/"golden"/f"format-{version}"
-    r = tmpq("export", golden, "--to", "diffusers", "--out", tmp_path/"new")
-    assert r.returncode == 0, r.stderr
-    then, den = load_file(f"{golden}.safetensors"), denoiser_of(load_compressed(tmp_path/"new"))
+    golden = Path(__file__).parent/"golden"/"format-1"
+    then, den = load_file(f"{golden}.safetensors"), denoiser_of(load_compressed(golden))
     assert (sample(den, den.policy.timesteps, then["noise"]) - then["images"]).abs().mean() < 1e-3
+
+
+PATHS = """
+import sys, torch
+first, folder, new = sys.argv[1:]
+if first == "tmpq_dm": import tmpq_dm, diffusers
+else: import diffusers, tmpq_dm
+from pathlib import Path
+torch.set_num_threads(1)
+
+def images(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(batch_size=2, generator=[torch.Generator().manual_seed(i) for i in range(2)], output_type="pt").images
+
+network = diffusers.UNet2DModel.from_pretrained(folder, subfolder="unet")
+pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+expected = images(pipe)
+pipe.save_pretrained(f"{new}/again")
+assert tmpq_dm.Policy.load(f"{new}/again/policy.json").to_dict() == tmpq_dm.Policy.load(f"{folder}/policy.json").to_dict()
+assert Path(new, "again/README.md").read_bytes() == Path(folder, "README.md").read_bytes()
+assert sorted(p.name for p in Path(new, "again").rglob("*")) == sorted(p.name for p in Path(folder).rglob("*"))
+again = diffusers.DiffusionPipeline.from_pretrained(f"{new}/again")
+assert torch.equal(images(again), expected)
+assert torch.equal(images(diffusers.DDPMPipeline(network, pipe.scheduler)), expected)
+assert torch.equal(images(tmpq_dm.load_compressed(f"{new}/again")), expected)
+tmpq_dm.load_reference().unet.save_pretrained(f"{new}/plain")
+config = tmpq_dm.TmpqConfig(weights=4)
+diffusers.UNet2DModel.from_pretrained(f"{new}/plain", quantization_config=config).save_pretrained(f"{new}/light")
+"""
+
+LAST = """
+import sys
+if sys.argv[1] == "tmpq_dm": import tmpq_dm, diffusers
+else: import diffusers, tmpq_dm
+diffusers.DiffusionPipeline.from_pretrained(f"{sys.argv[2]}/again")
+assert diffusers.UNet2DModel.from_pretrained(f"{sys.argv[2]}/light").is_quantized
+"""
+
+
+@pytest.mark.parametrize("first", ["tmpq_dm", "diffusers"])
+def test_importing_the_package_is_enough_to_load_and_save(first, small, tmp_path):
+    "Every way to load and save, in fresh processes, whichever of the two libraries is imported first."
+    for code, args in ((PATHS, (small[2], tmp_path)), (LAST, (tmp_path,))):
+        r = subprocess.run([sys.executable, "-c", code, first, *args], capture_output=True, text=True, env=ENV)
+        assert r.returncode == 0, r.stderr
+
+
+def test_without_the_package_the_error_names_it(small):
+    "diffusers alone: its own error names tmpq_dm, and the first lines of the card say what to import."
+    load = "import sys, diffusers as d; getattr(d, sys.argv[1]).from_pretrained(sys.argv[2])"
+    for cls, folder in (("DiffusionPipeline", small[2]), ("UNet2DModel", small[2]/"unet")):
+        r = subprocess.run([sys.executable, "-c", load, cls, folder], capture_output=True, text=True, env=ENV)
+        assert r.returncode and "tmpq_dm" in r.stderr.strip().splitlines()[-1], r.stderr
+    card = (small[2]/"README.md").read_text().split("# A compressed diffusion model")[1]
+    assert "import tmpq_dm" in "".join(card.strip().splitlines(True)[:6])
 
 
 def test_openvino_on_the_command_line(small, tmp_path):

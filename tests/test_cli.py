@@ -194,7 +194,7 @@ def test_a_recipe_is_the_whole_command(kind, tmp_path, monkeypatch, capsys):
     "A stand-in of the recipe's classes goes from search to a compressed model. In this process, since five times three imports would take minutes."
     import torch
     from tmpq_dm.cli import main
-    from tmpq_dm.search.recipes import load_recipe, save_recipe, stand_in
+    from tmpq_dm.searching.recipes import load_recipe, save_recipe, stand_in
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     small = stand_in(load_recipe(kind), tmp_path/"model")

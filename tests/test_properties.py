@@ -11,8 +11,8 @@ from tmpq_dm.analysis.grouping import equal_groups, quadratic_groups, uniform_gr
 from tmpq_dm.policy import BITS, Policy
 from tmpq_dm.core.errors import TmpqError
 from tmpq_dm.quantization.grid import OBSERVERS, WeightSets, levels, pack, unpack
-from tmpq_dm.search.record import from_line, to_line
-from tmpq_dm.search.space import SearchSpace
+from tmpq_dm.searching.record import from_line, to_line
+from tmpq_dm.searching.space import SearchSpace
 
 settings.register_profile("tmpq", deadline=None)   # a slow machine is not a failure
 settings.load_profile("tmpq")

@@ -1,46 +1,99 @@
 """Make a trained diffusion model smaller and faster: choose its timesteps and the bits of every layer together (TMPQ-DM)."""
+import sys
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+
 __version__ = "0.1.0"
 
-# What is exported, and the module it lives in. Loaded on first use, so that `import tmpq_dm` and `tmpq-dm --help` stay fast.
-_HOME = {
-    "core.errors": ("TmpqError",),
-    "policy": ("Policy",),
-    "sampling.schedulers": ("uniform_timesteps", "SubsetDDIMScheduler", "SubsetDDPMScheduler", "SubsetDPMSolverMultistepScheduler", "SubsetDPMSolverSinglestepScheduler", "SubsetEulerDiscreteScheduler", "SubsetHeunDiscreteScheduler", "SubsetFlowMatchEulerDiscreteScheduler", "even_timesteps",),
-    "sampling.trajectories": ("sample", "starts", "paired_noise",),
-    "models.trace": ("QuantOp",),
-    "models.tiny": ("tiny_pipeline",),
-    "models.pipelines": ("Denoiser", "ClassPipeline",),
-    "models.reference": ("load_reference", "reference_features", "reference_statistics", "open_denoiser",),
-    "analysis.divergence": ("feature_divergence",),
-    "analysis.grouping": ("quadratic_groups", "uniform_groups", "equal_groups",),
-    "evaluation.metrics": ("evaluate", "real_statistics",),
-    "evaluation.fitness": ("make_fitness",),
-    "evaluation.inception": ("inception_features", "inception_measures", "clip_score",),
-    "evaluation.cost": ("bitops", "macs", "size_bytes",),
-    "quantization.grid": ("Grid",),
-    "quantization.tiar": ("choose_cache", "temporal_error",),
-    "quantization.adaptation": ("Supernet",),
-    "search.space": ("SearchSpace",),
-    "search.evolution": ("search",),
-    "search.fidelity": ("agreement", "calibrated_alone",),
-    "deployment.quantization_method": ("TmpqConfig",),
-    "deployment.exported_folder": ("save_compressed", "load_compressed",),
-    "deployment.openvino": ("as_openvino", "load_openvino", "save_openvino",),
-    "deployment.latency": ("Machine", "measure_machine",),
-    "deployment.onnx": ("as_onnx", "load_onnx", "save_onnx",),
+# Which module defines each public name. A module is loaded when one of its names is first used, so that `import tmpq_dm` and
+# `tmpq-dm --help` stay fast.
+_NAMES = {
+    "core.errors": ["TmpqError"],
+    "policy": ["Policy"],
+    "sampling.schedulers": [
+        "SubsetDDIMScheduler", "SubsetDDPMScheduler", "SubsetDPMSolverMultistepScheduler",
+        "SubsetDPMSolverSinglestepScheduler", "SubsetEulerDiscreteScheduler", "SubsetHeunDiscreteScheduler",
+        "SubsetFlowMatchEulerDiscreteScheduler", "even_timesteps", "uniform_timesteps"],
+    "sampling.trajectories": ["paired_noise", "sample", "starts"],
+    "models.trace": ["QuantOp"],
+    "models.tiny": ["tiny_pipeline"],
+    "models.pipelines": ["ClassPipeline", "Denoiser"],
+    "models.reference": ["load_reference", "open_denoiser", "reference_features", "reference_statistics"],
+    "analysis.divergence": ["feature_divergence"],
+    "analysis.grouping": ["equal_groups", "quadratic_groups", "uniform_groups"],
+    "evaluation.metrics": ["evaluate", "real_statistics"],
+    "evaluation.fitness": ["make_fitness"],
+    "evaluation.inception": ["clip_score", "inception_features", "inception_measures"],
+    "evaluation.cost": ["bitops", "macs", "size_bytes"],
+    "quantization.grid": ["Grid"],
+    "quantization.tiar": ["choose_cache", "temporal_error"],
+    "quantization.adaptation": ["Supernet"],
+    "searching.space": ["SearchSpace"],
+    "searching.evolution": ["search"],
+    "searching.fidelity": ["agreement", "calibrated_alone"],
+    "deployment.quantization_method": ["TmpqConfig"],
+    "deployment.exported_folder": ["load_compressed", "save_compressed"],
+    "deployment.openvino": ["as_openvino", "load_openvino", "save_openvino"],
+    "deployment.latency": ["Machine", "measure_machine"],
+    "deployment.onnx": ["as_onnx", "load_onnx", "save_onnx"],
 }
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
+_MODULE = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [*_MODULE, "__version__"]
+
+# The model_index.json of a compressed model says ["tmpq_dm", "UNet2DModel"]. diffusers then looks the class up here, and its base
+# among the bases it can load: its own classes, of which the networks check the folder first.
+_NETWORKS = ["DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel", "UNet2DConditionModel", "UNet2DModel"]
+_BASES = ["DiffusionPipeline", "ModelMixin", "SchedulerMixin"]
 
 
 def __getattr__(name):
-    from importlib import import_module
-    if name not in _MODULE:
-        # A compressed model's model_index.json says ["tmpq_dm", "UNet2DModel"]: the classes are diffusers' own, behind a check.
-        try: return globals().setdefault(name, import_module("tmpq_dm.deployment.quantization_method").checked(name)) if name[:1].isupper() else {}[name]
-        except (AttributeError, KeyError): raise AttributeError(f"module 'tmpq_dm' has no attribute {name!r}") from None
-    value = globals()[name] = getattr(import_module(f"tmpq_dm.{_MODULE[name]}"), name)
+    if name in _BASES: value = getattr(import_module("diffusers"), name)
+    elif name in _NETWORKS: value = import_module("tmpq_dm.deployment.quantization_method").checked(name)
+    elif name in _MODULE: value = getattr(import_module(f"tmpq_dm.{_MODULE[name]}"), name)
+    else: raise AttributeError(f"module 'tmpq_dm' has no attribute {name!r}")
+    globals()[name] = value
     return value
 
 
 def __dir__(): return sorted(__all__)
+
+
+# diffusers knows quantization methods by two dictionaries in `diffusers.quantizers.auto`. What is entered here loads the
+# deployment modules when it is first needed; these enter the real classes in its place.
+_AUTO = "diffusers.quantizers.auto"
+
+
+class _Config:
+    "Stands for `TmpqConfig` until a model needs it."
+    @staticmethod
+    def from_dict(*args, **kwargs):
+        import_module("tmpq_dm.deployment.exported_folder")
+        return import_module("tmpq_dm.deployment.quantization_method").TmpqConfig.from_dict(*args, **kwargs)
+
+
+def _quantizer(*args, **kwargs):
+    return import_module("tmpq_dm.deployment.quantization_method").TmpqQuantizer(*args, **kwargs)
+
+
+def _register(auto):
+    auto.AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault("tmpq_dm", _Config)
+    auto.AUTO_QUANTIZER_MAPPING.setdefault("tmpq_dm", _quantizer)
+
+
+class _WhenImported(MetaPathFinder):
+    "Registers the method as soon as diffusers has made its dictionaries, whoever imports it; then steps aside."
+    def find_spec(self, name, path=None, target=None):
+        if name != _AUTO: return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+        def then_register(module):
+            execute(module)
+            _register(module)
+        spec.loader.exec_module = then_register
+        return spec
+
+
+if _AUTO in sys.modules: _register(sys.modules[_AUTO])
+else: sys.meta_path.insert(0, _WhenImported())

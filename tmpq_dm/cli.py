@@ -187,9 +187,9 @@ def run_search(a):
     from tmpq_dm.analysis.grouping import quadratic_groups
     from tmpq_dm.evaluation.fitness import make_fitness
     from tmpq_dm.models.reference import open_denoiser
-    from tmpq_dm.search.record import check_out
-    from tmpq_dm.search.evolution import check_preset, search
-    from tmpq_dm.search.space import SearchSpace
+    from tmpq_dm.searching.record import check_out
+    from tmpq_dm.searching.evolution import check_preset, search
+    from tmpq_dm.searching.space import SearchSpace
     require(a.model, "search", "which model? give MODEL, or --recipe NAME")
     require(a.out, "--out", "is missing; name the directory of the run")
     (lo, hi), bits, budget = steps_range(a.steps), bits_list(a.bits), budget_of(a)
@@ -209,7 +209,7 @@ def run_search(a):
 
 def cmd_search(a):
     "Search timesteps and bits together; a RUN that is unfinished is resumed by the same command."
-    from tmpq_dm.search.report import report
+    from tmpq_dm.searching.report import report
     den, net, run = run_search(a)
     save_figures(run, net, a.out)
     best = run.best
@@ -220,7 +220,7 @@ def save_figures(run, net, out):
     "The front, the bits with the timesteps, and the progress, into RUN/figures; returns their PNGs."
     import matplotlib.pyplot as plt
     from tmpq_dm.core.plotting import save_fig
-    from tmpq_dm.search.report import plot_bits, plot_front, plot_progress
+    from tmpq_dm.searching.report import plot_bits, plot_front, plot_progress
     figures = dict(front=plot_front(run.evaluations, run.front, run.budget, price=run.price),
                    bits=plot_bits(run.best, net.ops, run.space.groups, net.num_train_timesteps),
                    progress=plot_progress(run.evaluations, run.front[0].measured["num_images"]))
@@ -308,7 +308,7 @@ def cmd_export(a):
 def cmd_recipes(a):
     "The recipes for the papers' data sets; with a name, its settings, the numbers to compare with, and what is missing on this machine."
     from dataclasses import asdict
-    from tmpq_dm.search.recipes import load_recipe, missing, recipe_names
+    from tmpq_dm.searching.recipes import load_recipe, missing, recipe_names
     if not a.name: return show(a, list(recipe_names()), "\n".join(f"{n:14} {load_recipe(n).title}" for n in recipe_names()))
     recipe = load_recipe(a.name)
     lacking, s = missing(recipe), ", ".join(f"{k} {v}" for k, v in recipe.search.items())
@@ -318,7 +318,7 @@ def cmd_recipes(a):
 
 def cmd_report(a):
     "One self-contained HTML page about a search."
-    from tmpq_dm.search.report import report
+    from tmpq_dm.searching.report import report
     page = str(report(a.run))
     show(a, dict(report=page), page)
 
@@ -387,8 +387,8 @@ def cmd_demo(a):
     from tmpq_dm.models.reference import open_denoiser
     from tmpq_dm.sampling.trajectories import grid
     from tmpq_dm.sampling.schedulers import uniform_timesteps
-    from tmpq_dm.search.record import check_out
-    from tmpq_dm.search.report import report
+    from tmpq_dm.searching.record import check_out
+    from tmpq_dm.searching.report import report
     out, s = Path(a.out), demo_args(a.quick, a.out, a.seed)
     check_out(out)
     say("1/5  where do the features change?")
@@ -535,7 +535,7 @@ def parsed(argv)->argparse.Namespace:
     parser = make_parser()
     a = parser.parse_args(argv)
     if not getattr(a, "recipe", None): return a
-    from tmpq_dm.search.recipes import load_recipe, options, require_all
+    from tmpq_dm.searching.recipes import load_recipe, options, require_all
     recipe = load_recipe(a.recipe, a.preset == "published")
     require_all(recipe if a.model is None else replace(recipe, model=a.model))
     parser.search.set_defaults(**dict(model=recipe.model, out=f"runs/{recipe.name}") | options(recipe))

@@ -12,7 +12,7 @@ from .core.errors import TmpqError, is_int, require
 from .core.files import read_json, write_json
 
 # %% ../nbs/01_policy.ipynb #cell-005
-FORMAT_VERSION = 2                         # 2: with sampler and guidance
+FORMAT_VERSION = 1
 FP = 32                                    # "bits" of an operand that stays in floating point
 BITS = (2, 3, 4, 5, 6, 7, 8, FP)           # what a table may hold
 SAMPLER_NAMES = ("ddim", "ddpm", "dpm++", "dpm++1s", "euler", "heun", "flow")
@@ -78,7 +78,7 @@ def from_dict(
     require(isinstance(d, dict), where, "is not a policy; expected a JSON object")
     v = d.get("format_version")
     require(is_int(v), f"{where}: format_version", "is missing; this is not a policy file")
-    require(1 <= v <= FORMAT_VERSION, f"{where}: format_version", f"is {v}, this program reads 1 to {FORMAT_VERSION}; upgrade tmpq_dm")
+    require(v == FORMAT_VERSION, f"{where}: format_version", f"is {v}, this program reads {FORMAT_VERSION}; upgrade tmpq_dm")
     unknown = sorted(set(d) - {"format_version", "model", "sampler", "guidance", "timesteps", "schedule", "tables", "measured"})
     require(not unknown, where, f"unknown fields {unknown}; remove them")
     for k, kind in dict(timesteps=list, tables=list, schedule=list, model=str, measured=dict, sampler=str).items():

@@ -14,7 +14,7 @@ from .errors import TmpqError, require
 from .files import read_json
 
 # %% ../../nbs/00_core/02_folders.ipynb #cell-005
-MANIFEST, CARD, FORMAT, VERSION = "manifest.json", "README.md", "tmpq_dm artifact", 5
+MANIFEST, CARD, FORMAT, VERSION = "manifest.json", "README.md", "tmpq_dm artifact", 1
 
 def sha256(
     path,

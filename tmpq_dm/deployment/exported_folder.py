@@ -8,9 +8,10 @@ __all__ = ['pipeline', 'around', 'denoiser_of', 'index_json', 'without_places', 
 
 # %% ../../nbs/08_deployment/03_exported_folder.ipynb #cell-002
 import inspect, json
+from functools import wraps
 from pathlib import Path
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DiffusionPipeline
 from ..core.folders import CARD, check_folder, require_free, whole_folder
 from ..policy import FP, Policy
 from ..core.errors import TmpqError, require
@@ -21,7 +22,6 @@ from ..models.pipelines import PROMPTS, ClassPipeline, conditions_of, decoder_of
 from ..quantization.supernet import Supernet
 from .packed import PackedDenoiser, packed
 from .quantization_method import mark
-from .older import is_older, load_older
 
 # %% ../../nbs/08_deployment/03_exported_folder.ipynb #cell-005
 def pipeline(
@@ -97,13 +97,16 @@ tags: [diffusers, tmpq_dm, quantized]
 ---
 # A compressed diffusion model
 
-{type(model).__name__} with {model.num_parameters():,} parameters in {model.get_memory_footprint():,} bytes, sampled in {len(policy)} steps. Weights have {bits_said(weights)}, activations {bits_said(activations)}; `policy.json` says which.
+diffusers loads this folder once `tmpq_dm` is installed and imported. Without it, it stops at "Unknown quantization type,
+got tmpq_dm", or at "tmpq_dm" among the libraries of `model_index.json`.
 
 ```python
-# pip install tmpq-dm
+import tmpq_dm      # pip install tmpq-dm
 from {library} import {loader}
 images = {loader}.from_pretrained("this folder")({asks(pipe)}).images
 ```
+
+{type(model).__name__} with {model.num_parameters():,} parameters in {model.get_memory_footprint():,} bytes, sampled in {len(policy)} steps. Weights have {bits_said(weights)}, activations {bits_said(activations)}; `policy.json` says which.
 
 Made with tmpq_dm, which checks a local copy against `manifest.json` when it is loaded.
 {measured}"""
@@ -122,6 +125,22 @@ def save_pipeline(
         for name in (f"{place}/config.json", "scheduler/scheduler_config.json"): without_places(new/name)
         for name, text in (("model_index.json", index_json(pipe)), ("policy.json", json.dumps(policy.to_dict(), indent=1) + "\n"), (CARD, card(pipe, policy))): write_atomic(new/name, text)
 
+# %% ../../nbs/08_deployment/03_exported_folder.ipynb #24cce24d
+_save_pretrained = DiffusionPipeline.save_pretrained
+
+@wraps(_save_pretrained)
+def _save_whole(self, save_directory, *args, **kwargs):
+    network = getattr(self, "unet", None) or getattr(self, "transformer", None)
+    if not hasattr(network, "packed"): return _save_pretrained(self, save_directory, *args, **kwargs)
+    allowed = {"safe_serialization": True, "variant": None, "push_to_hub": False}
+    given = dict(zip(("safe_serialization", "variant", "max_shard_size", "push_to_hub"), args)) | kwargs
+    size = given.pop("max_shard_size", None) or "10GB"
+    wrong = [name for name, value in given.items() if name not in allowed or value != allowed[name]]
+    require(not wrong, f"save_pretrained: {', '.join(wrong)}", "is not supported for a compressed pipeline; leave it out")
+    save_pipeline(self, network.packed.policy, save_directory, size)
+
+DiffusionPipeline.save_pretrained = _save_whole
+
 # %% ../../nbs/08_deployment/03_exported_folder.ipynb #cell-008
 def save_compressed(
     net:Supernet,                # calibrated
@@ -135,16 +154,11 @@ def save_compressed(
 
 # %% ../../nbs/08_deployment/03_exported_folder.ipynb #cell-010
 def load_compressed(
-    folder,        # as `save_compressed` wrote it, or an older version of it
+    folder,        # as `save_compressed` wrote it
     dtype=None,    # floating point of what is not quantized; float32 if None
 )->DDPMPipeline:
     "The compressed model as a diffusers pipeline. Raises `TmpqError` naming the file if anything is missing or changed."
-    from diffusers import DiffusionPipeline
     require(not (Path(folder)/"integers.json").is_file(), str(folder), "holds graphs of integers; take load_openvino")
-    if is_older(folder):
-        require(dtype in (None, torch.float32), str(folder), "is of an older version, which is read in float32; export it again")
-        net = load_older(folder)
-        return pipeline(net, net.policy)
     check_folder(folder)
     try: pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, dtype=dtype or torch.float32)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError) as e:

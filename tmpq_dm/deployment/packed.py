@@ -43,7 +43,7 @@ def describe(
     where = nearest_known(torch.tensor(policy.timesteps), net.scheduler)
     starts = [(where == i).int().argmax().item() for i in range(len(policy))]
     require(torch.equal(step_at(starts, net.num_train_timesteps), where), "scheduler", "its log-SNR does not fall with t, so nothing can be keyed by t; use another noise schedule")
-    return dict(policy=policy.replace(measured={}).to_dict(), num_train=net.num_train_timesteps, first=net.first_timestep, shape=list(net.shape), starts=starts, split={o.name: o.split for o in net.quantized if o.split and net.split},
+    return dict(policy=policy.to_dict(), num_train=net.num_train_timesteps, first=net.first_timestep, shape=list(net.shape), starts=starts, split={o.name: o.split for o in net.quantized if o.split and net.split},
                 timed=sorted({op for (op, _), acts in net.acts.items() if acts.where is not None}), corrected=net.fits is not None)
 
 # %% ../../nbs/08_deployment/00_packed.ipynb #cell-007

@@ -27,7 +27,7 @@ class Method(str, Enum):
     "The name of the method, as diffusers wants it."
     TMPQ_DM = "tmpq_dm"
 
-SPEC_VERSION = 6     # 6: with the least timestep
+SPEC_VERSION = 1
 SPEC = dict(policy=dict, num_train=int, first=int, shape=list, starts=list, split=dict, timed=list, corrected=bool)    # fields of a spec and their types
 
 @dataclasses.dataclass
@@ -46,9 +46,8 @@ class TmpqConfig(QuantizationConfigMixin):
     def __post_init__(self):
         self.quant_method = Method.TMPQ_DM
         where = "quantization_config"
-        require(self.version in (5, SPEC_VERSION), f"{where}: version", f"is {self.version}, this program reads 5 and {SPEC_VERSION}; export again, or install the tmpq_dm that wrote it")
-        if self.version == 5 and isinstance(self.spec, dict): self.spec = dict(first=0) | self.spec
-        self.version = SPEC_VERSION
+        require(self.version == SPEC_VERSION, f"{where}: version",
+                f"is {self.version}, this program reads {SPEC_VERSION}; export again, or install the tmpq_dm that wrote it")
         for name in ("weights", "activations"): require(getattr(self, name) in (*range(2, 9), FP), f"{where}: {name}", f"{getattr(self, name)} bits; take 2 to 8, or {FP} for floating point")
         if isinstance(self.policy, Policy): self.policy = self.policy.to_dict()
         if self.policy is not None: Policy.from_dict(self.policy, f"{where}: policy")
@@ -130,7 +129,8 @@ class TmpqQuantizer(DiffusersQuantizer):
 
     def _dequantize(self, model): return unpacked(model)
 
-auto.AUTO_QUANTIZER_MAPPING["tmpq_dm"], auto.AUTO_QUANTIZATION_CONFIG_MAPPING["tmpq_dm"] = TmpqQuantizer, TmpqConfig
+auto.AUTO_QUANTIZER_MAPPING["tmpq_dm"] = TmpqQuantizer
+auto.AUTO_QUANTIZATION_CONFIG_MAPPING["tmpq_dm"] = TmpqConfig
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-010
 def mark(
@@ -151,10 +151,9 @@ def mark(
 def checked(
     name:str,   # of a class of diffusers
 ):              # the class; one that is loaded from a folder checks it first
-    "The class that `model_index.json` means. Raises `AttributeError` if diffusers has none of that name."
+    "The class that `model_index.json` means."
     import diffusers
     cls = getattr(diffusers, name)
-    if not isinstance(cls, type) or name in ("ModelMixin", "SchedulerMixin", "DiffusionPipeline"): return cls
     def from_pretrained(sub, path, **kwargs):
         check_above(os.path.join(path, kwargs.get("subfolder") or ""))
         return cls.from_pretrained(path, **kwargs)

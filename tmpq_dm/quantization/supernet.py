@@ -336,7 +336,7 @@ def nbytes(
 Supernet.nbytes = property(nbytes)
 
 # %% ../../nbs/06_quantization/03_supernet.ipynb #cell-038
-SUPERNET_VERSION = 4
+SUPERNET_VERSION = 1
 
 def identity(net)->dict:
     "What a calibration belongs to."
