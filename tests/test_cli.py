@@ -52,6 +52,44 @@ def test_help_is_fast_and_teaches():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+SHORT = {      # command -> its arguments, in the order in which each finds what it needs
+    "divergence": ["tiny", "--steps", "3", "--num-images", "2", "--out", "divergence"],
+    "cost": ["tiny"],
+    "latency": ["tiny", "--batch", "2", "--repeats", "1", "--out", "machine.json"],
+    "calibrate": ["tiny", "--bits", "4,8", "--num-samples", "32", "--iterations", "0", "--out", "supernet"],
+    "search": ["tiny", "--supernet", "supernet", "--bits", "4,8", "--steps", "2-3", "--num-images", "2", "--population", "4",
+               "--generations", "2", "--out", "run"],
+    "evaluate": ["tiny", "--policy", "run/best/policy.json", "--supernet", "supernet", "--num-images", "20"],
+    "export": ["tiny", "--policy", "run/best/policy.json", "--supernet", "supernet", "--out", "model"],
+    "report": ["run"],
+    "recipes": [],
+    "demo": ["--quick", "--out", "demo"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A folder with a tiny model, in which the commands run one after another."
+    from tmpq_dm import tiny_pipeline
+    folder = tmp_path_factory.mktemp("commands")
+    tiny_pipeline("ddpm").save_pretrained(folder/"tiny")
+    return folder
+
+
+def test_every_command_runs_to_its_end(place):
+    from tmpq_dm.cli import make_parser
+    commands = next(a.choices for a in make_parser()._actions if a.dest == "command")
+    assert set(SHORT) == set(commands)
+    for command, args in SHORT.items():
+        r = tmpq(command, *args, cwd=place)
+        assert r.returncode == 0 and r.stdout.strip(), (command, r.stderr)
+    for target in ("openvino", "onnx"):
+        r = tmpq("export", "model", "--to", target, "--out", target, cwd=place)
+        assert r.returncode == 0, r.stderr
+    r = tmpq("cost", "tiny", "--policy", "run/best/policy.json", "--machine", "machine.json", cwd=place)
+    assert r.returncode == 0, r.stderr
+
+
 def test_cost_agrees_with_the_library(policy, fingerprint):
     from tmpq_dm import Policy, bitops
     r = tmpq("cost", "reference", "--policy", policy, "--json")
