@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'relative_change', 'cosine_change', 'block_outputs', 'watching', 'features', 'Divergence',
-           'feature_divergence', 'batch_divergence', 'rates', 'profile', 'per_timestep', 'interval',
-           'noisy_minus_clean', 'contrast', 'verdict', 'digits', 'to_dict', 'from_dict', 'summary', 'short',
+           'feature_divergence', 'batch_divergence', 'profile', 'noisy_minus_clean', 'verdict', 'digits', 'short',
            'plot_curves', 'plot_blocks', 'plot_divergence']
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-002
@@ -20,6 +19,7 @@ from ..core.trees import each_tensor
 from ..core.errors import TmpqError, require
 from ..sampling.trajectories import trajectory
 from ..core.measure import mean_interval
+from fastcore.basics import patch
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-005
 def relative_change(
@@ -127,6 +127,7 @@ def batch_divergence(
     return torch.stack(l2, 1).cpu(), torch.stack(cosine, 1).cpu()
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-024
+@patch
 def rates(
     self:Divergence,
     kind:str="l2",   # 'l2': relative change; 'cosine': angle in radians
@@ -135,8 +136,6 @@ def rates(
     t = torch.tensor(self.timesteps)
     change = self.values(kind) if kind == "l2" else torch.arccos((1 - self.values(kind).double()).clamp(-1, 1)).float()
     return change / (t[:-1] - t[1:])[:, None]
-
-Divergence.rates = rates
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-027
 def profile(
@@ -149,6 +148,7 @@ def profile(
     stretch = torch.searchsorted(-t, -torch.arange(num_train)) - 1    # the i with t[i+1] <= timestep < t[i]
     return rate.double()[stretch.clamp(0, len(rate) - 1)]
 
+@patch
 def per_timestep(
     self:Divergence,
     kind:str="l2",   # a measure
@@ -156,17 +156,14 @@ def per_timestep(
     "The rate at each training timestep, averaged over blocks and samples."
     return profile(self.timesteps, self.rates(kind).mean((0, 2)), self.num_train)
 
-Divergence.per_timestep = per_timestep
-
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-030
+@patch
 def interval(
     self:Divergence,
     kind:str="l2",  # a measure
 )->tuple:           # lower, upper, each (S-1,)
     "95 % interval over samples of the mean over blocks, for each step."
     return mean_interval(self.values(kind).mean(0))[1:]
-
-Divergence.interval = interval
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-032
 def noisy_minus_clean(
@@ -183,6 +180,7 @@ def noisy_minus_clean(
     return (r_noisy - r_clean) / (r_noisy + r_clean)
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-035
+@patch
 def contrast(
     self:Divergence,
     kind:str="l2",  # a measure
@@ -190,8 +188,6 @@ def contrast(
     "How much more the features change in the noisy half than in the clean half: q for each sample."
     r = self.rates(kind)
     return tuple(noisy_minus_clean(x, self.timesteps, self.num_train) for x in (r.mean(0), r))
-
-Divergence.contrast = contrast
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-036
 def verdict(
@@ -209,26 +205,28 @@ def digits(
     "A tensor as lists of rounded numbers."
     return float(f"{x.item():.{n}g}") if x.dim() == 0 else [digits(y, n) for y in x]
 
+@patch
 def to_dict(self:Divergence)->dict:
     "Everything, as JSON can hold it."
     return dict(timesteps=list(self.timesteps), blocks=list(self.blocks), num_train=self.num_train,
                 l2=digits(self.l2), cosine=digits(self.cosine))
 
+@patch(cls_method=True)
 def from_dict(
+    cls:Divergence,
     d:dict,                     # as `to_dict` makes it
     where:str="divergence",     # the name that an error begins with
 )->Divergence:
     "The divergence that `d` describes. Raises `TmpqError` for a wrong one."
-    try: div = Divergence(tuple(d["timesteps"]), tuple(d["blocks"]), torch.tensor(d["l2"]), torch.tensor(d["cosine"]), d["num_train"])
+    try: div = cls(tuple(d["timesteps"]), tuple(d["blocks"]), torch.tensor(d["l2"]), torch.tensor(d["cosine"]), d["num_train"])
     except (KeyError, TypeError, ValueError) as e:
         raise TmpqError(f"{where}: not a divergence ({type(e).__name__}: {e}); measure it again") from None
     ok = div.l2.dim() == 3 and div.l2.shape == div.cosine.shape and div.l2.shape[:2] == (len(div.blocks), len(div.timesteps) - 1)
     require(ok, where, "the numbers of blocks, timesteps and values disagree; measure it again")
     return div
 
-Divergence.to_dict, Divergence.from_dict = to_dict, staticmethod(from_dict)
-
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-041
+@patch
 def summary(self:Divergence)->dict:
     "Means, intervals and contrasts, for figures and tables; see `plot_divergence`."
     result = dict(timesteps=list(self.timesteps), blocks=list(self.blocks), num_train=self.num_train, samples=self.l2.shape[2])
@@ -238,8 +236,6 @@ def summary(self:Divergence)->dict:
                        block_contrast=q_block)
         result[kind] = {k: digits(x, 4) for k, x in numbers.items()}
     return result
-
-Divergence.summary = summary
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-048
 def short(
