@@ -12,7 +12,7 @@ __all__ = ['MODEL', 'bits_list', 'count', 'steps_range', 'real_side', 'get_super
 
 # %% ../nbs/09_cli.ipynb #cell-002
 import argparse, errno, json, os, sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from .core.folders import is_ours
 from .policy import FP, Policy
@@ -62,7 +62,7 @@ def get_supernet(
     bits=(4, 5, 6, 8), num_samples=256, iterations=150, seed=0, batch_size=32,
 ):
     "Load a supernet, or calibrate one and save it to `folder`, where an interrupted calibration goes on."
-    from tmpq_dm.quantization.adaptation import Supernet
+    from tmpq_dm.quantization.supernet import Supernet
     if folder and (Path(folder)/"supernet.json").exists():
         net = Supernet.load(folder, den)
         require(set(bits) <= set(net.bits), f"{folder}/supernet.json",
@@ -152,10 +152,10 @@ def cmd_calibrate(a):
     free = not out.exists() or (out.is_dir() and (any((out/name).exists() for name in ("supernet.json", "partial.json")) or not any(out.iterdir())))
     require(free, a.out, "holds something else; choose an empty or new --out")
     den = open_denoiser(a.model, **chosen(a))
-    from tmpq_dm.quantization.adaptation import Supernet
+    from tmpq_dm.quantization.supernet import Supernet
     net = Supernet(den, bits).calibrate(a.num_samples, a.iterations, a.seed, batch_size=a.batch, out=out)
     net.save(a.out)
-    show(a, dict(out=a.out, bits=net.bits, **net.settings), f"{a.out}: {len(net.ops)} operations at {', '.join(map(str, net.bits))} bits")
+    show(a, dict(out=a.out, bits=net.bits, **asdict(net.settings)), f"{a.out}: {len(net.ops)} operations at {', '.join(map(str, net.bits))} bits")
 
 # %% ../nbs/09_cli.ipynb #cell-014
 def supernet_of_run(den, a, bits):
@@ -168,8 +168,8 @@ def supernet_of_run(den, a, bits):
                 "is another supernet than --supernet; leave --supernet out, or choose another --out")
     elif a.supernet: net.save(own)           # a run holds all that its policies need
     for name in () if a.supernet else ("num_samples", "iterations", "seed"):
-        require(net.settings[name] == getattr(a, name), asked,
-                f"was calibrated with {name} {net.settings[name]}, not {getattr(a, name)}; use that, or choose another --out")
+        require(getattr(net.settings, name) == getattr(a, name), asked,
+                f"was calibrated with {name} {getattr(net.settings, name)}, not {getattr(a, name)}; use that, or choose another --out")
     return net
 
 def budget_of(a):
@@ -245,7 +245,7 @@ def open_policy(a):
     "(denoiser or supernet to sample from, policy) for evaluate and export; MODEL may be a compressed model."
     from tmpq_dm.models.reference import open_denoiser
     from tmpq_dm.sampling.schedulers import even_timesteps
-    from tmpq_dm.quantization.adaptation import Supernet
+    from tmpq_dm.quantization.supernet import Supernet
     if is_ours(a.model):
         require(not a.policy, "--policy", f"{a.model} is a compressed model and has a policy of its own; leave --policy out, or name the original model")
         require(a.sampler is None and a.guidance is None, "--sampler" if a.sampler else "--guidance", f"{a.model} is a compressed model and has its own; leave it out")

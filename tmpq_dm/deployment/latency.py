@@ -17,7 +17,9 @@ from ..core.errors import require
 from ..models.denoiser import Denoiser
 from ..core.plotting import made_with
 from ..evaluation.cost import Budget, Price
-from ..quantization.supernet import ActSets, Supernet, operands
+from ..quantization.layers import ActSets
+from ..quantization.supernet import Supernet
+from ..quantization.network import operands
 from .exported_folder import pipeline
 from .openvino import as_openvino, compiled, save_openvino
 

@@ -23,10 +23,11 @@ from ..core.errors import TmpqError, require
 from ..core.files import read_json, write_json
 from ..models.architecture import ARCHITECTURES, example_of, inputs_of
 from ..core.trees import leaves
-from ..models.denoiser import Guided
+from ..sampling.trajectories import Guided
 from ..models.trace import call_model
 from ..models.pipelines import PROMPTS, ClassPipeline, conditions_of, decoder_of, network_of
-from ..quantization.supernet import Products, inside
+from ..quantization.layers import Products
+from ..quantization.layers import inside
 from ..quantization.temporal import TemporalBlock
 from .packed import PackedDenoiser, PackedLayer, host_of, packed_parts
 from ..sampling.timekeys import step_at

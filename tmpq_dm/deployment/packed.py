@@ -21,7 +21,10 @@ from ..models.denoiser import Denoiser
 from ..sampling.timekeys import position
 from ..quantization.correction import take_back
 from ..quantization.grid import Grid, levels, pack, unpack
-from ..quantization.supernet import ActSets, Products, Scratch, Supernet, bias_at, gain_at, inside, integer_port, operands, passthrough, timed_port
+from ..quantization.layers import ActSets, Products, Scratch, integer_port, passthrough, timed_port
+from ..quantization.supernet import Supernet
+from ..quantization.network import bias_at, gain_at, operands
+from ..quantization.layers import inside
 from ..sampling.timekeys import Clock
 from ..sampling.timekeys import nearest_known
 from ..sampling.timekeys import step_at

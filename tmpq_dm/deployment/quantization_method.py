@@ -19,7 +19,7 @@ from ..policy import FP, Policy
 from ..core.errors import TmpqError, require
 from ..models.denoiser import Denoiser
 from ..sampling.schedulers import alphas, even_timesteps
-from ..quantization.adaptation import Supernet
+from ..quantization.supernet import Supernet
 from .packed import PackedLayer, host_of, make_places, packed, packed_parts, wake
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-005

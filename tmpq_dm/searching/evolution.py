@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PRESETS', 'individual', 'front', 'Spent', 'Evaluator', 'legal', 'published', 'spent', 'first_generation', 'race',
            'child', 'default', 'next_generation', 'for_last_heat', 'reserved', 'smaller', 'Found', 'Run',
-           'describe_fitness', 'policy_of', 'finish', 'check_preset', 'search', 'evolve']
+           'describe_fitness', 'policy_of', 'calibration_of', 'finish', 'check_preset', 'search', 'evolve']
 
 # %% ../../nbs/07_searching/02_evolution.ipynb #cell-002
 import math, random, time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tqdm.auto import tqdm
 from ..core.trees import leaves
@@ -259,6 +259,11 @@ def policy_of(space, entry)->Found:
     p = space.decode(tuple(entry["genome"]))
     return Found(p.timesteps, p.tables, p.schedule, p.model, {k: entry[k] for k in ("fitness", "bitops", "num_images", "cost") if k in entry}, p.sampler, p.guidance, space.net)
 
+def calibration_of(net)->dict:
+    "How a supernet was calibrated; empty for what is no supernet."
+    settings = getattr(net, "settings", None)
+    return asdict(settings) if settings else {}
+
 # %% ../../nbs/07_searching/02_evolution.ipynb #cell-021
 def finish(
     space, ev:Evaluator, logbook, budget, num_images, out, started,
@@ -312,7 +317,7 @@ def search(
     space.repair(space.cheapest(), limit, price, random.Random(0))      # refuses a budget that is too small
     settings = dict(space=space.describe(), fitness=describe_fitness(fitness), budget=limit, preset=preset, num_images=num_images,
                     max_calls=max_calls, seed=seed, sizes=sizes,
-                    supernet=getattr(space.net, "settings", None), options={k: str(getattr(v, "__name__", v)) for k, v in options.items()})
+                    supernet=calibration_of(space.net), options={k: str(getattr(v, "__name__", v)) for k, v in options.items()})
     if not isinstance(price, CostModel): settings |= dict(price=dict(name=price.name, unit=price.unit))
     record, started = Record(settings, out), time.perf_counter()
     bar = tqdm(total=max_calls, desc="searching", unit=" calls", disable=None if progress else True)

@@ -7,6 +7,7 @@ __all__ = ['kendall', 'regret', 'agreement', 'calibrated_alone', 'one_by_one', '
            'eps', 'surrogate']
 
 # %% ../../nbs/07_searching/03_fidelity.ipynb #cell-002
+from dataclasses import asdict
 import torch
 from torch import Tensor
 from ..core.trees import rows_of
@@ -15,8 +16,9 @@ from ..policy import FP, Policy
 from ..core.errors import require
 from ..quantization.reconstruction import units
 from ..sampling.timekeys import position
-from ..quantization.adaptation import Supernet
-from ..quantization.supernet import ActSets, set_table
+from ..quantization.supernet import Supernet
+from ..quantization.layers import ActSets
+from ..quantization.network import set_table
 
 # %% ../../nbs/07_searching/03_fidelity.ipynb #cell-005
 def kendall(
@@ -53,7 +55,7 @@ def calibrated_alone(
 )->Supernet:           # good for this policy only
     "A calibration for one policy, with the settings of the supernet's own."
     used = {b for pair in policy.bits().values() for b in pair} & set(net.bits)
-    settings = {k: v for k, v in net.settings.items() if k not in ("alone", "one_by_one")}
+    settings = {k: v for k, v in asdict(net.settings).items() if k != "alone"}
     require(used, "policy", "is all in floating point; there is nothing to calibrate")
     return Supernet(net.denoiser, tuple(used), net.float_ops, *net.observers, split=net.split).calibrate(**settings, policy=policy, progress=False)
 
@@ -73,7 +75,7 @@ def one_by_one(
     for key, first in alone[net.bits[0]].acts.items():
         scale, zero = (torch.cat([getattr(alone[b].acts[key], k) for b in net.bits], dim=1) for k in ("scale", "zero"))
         both.acts[key] = ActSets(net.bits, scale, zero, first.where, first.fixed)
-    both.settings = net.settings | dict(one_by_one=True)
+    both.settings = net.settings
     return both
 
 # %% ../../nbs/07_searching/03_fidelity.ipynb #cell-014
