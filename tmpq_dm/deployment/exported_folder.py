@@ -27,10 +27,11 @@ def compressed_pipeline(
     net:Supernet,      # calibrated
     policy:Policy,
 ):                     # a diffusers pipeline, of the class that the model came in
-    "The pipeline that a policy describes: packed model, searched timesteps. Raises `TmpqError` if policy or model do not fit."
+    "The pipeline that a policy describes. Raises `TmpqError` if policy or model do not fit."
     model = net.denoiser.model
     where = f"model: {type(model).__name__}"
-    require(hasattr(model, "save_pretrained"), where, "has no diffusers configuration; only diffusers models can be written")
+    require(hasattr(model, "save_pretrained"), where,
+            "has no diffusers configuration; only diffusers models can be written")
     own = sample_shape(model)
     require(net.shape == own, where, f"was calibrated on samples of {net.shape}, and a pipeline draws those of its "
             f"configuration, {own}; leave out Denoiser(shape=...)")
@@ -44,11 +45,11 @@ def pipeline_like(
     original,           # pipeline that the network came in; None: it came alone
     model, scheduler,   # to take the places of the original's
 ):
-    "A pipeline of the same class with another network. Raises `TmpqError` if the network needs a pipeline and came alone."
+    "A pipeline of the same class around another network. Raises `TmpqError` if a network that needs one came alone."
     if original is None or type(original).__name__ in SIMPLE:
         conditions = set(inputs_of(model)) - {"class_labels"}
         require(not conditions, f"model: {type(model).__name__}",
-                f"is conditioned on {', '.join(conditions)}, and came without a pipeline that supplies it; compress the pipeline")
+                f"is conditioned on {', '.join(conditions)}, and no pipeline came with it; compress the pipeline")
         return (ClassPipeline if inputs_of(model) else DDPMPipeline)(model, scheduler)
     kept = {k: v for k, v in original.components.items() if k not in ("unet", "transformer", "scheduler")}
     accepted = inspect.signature(type(original).__init__).parameters
@@ -87,7 +88,8 @@ def bits_used(policy)->tuple: # (set of weight bits, set of activation bits)
 def example_arguments(pipe)->str:
     "Arguments of a pipeline's call, for the example in the card."
     first = [name for name in inspect.signature(type(pipe).__call__).parameters if name != "self"][0]
-    arguments = {"prompt": 'prompt="a red bicycle"', "class_labels": "class_labels=[1, 2, 3]"}.get(first, "batch_size=16")
+    examples = {"prompt": 'prompt="a red bicycle"', "class_labels": "class_labels=[1, 2, 3]"}
+    arguments = examples.get(first, "batch_size=16")
     guidance = network_of(pipe).packed.policy.guidance
     return f"{arguments}, guidance_scale={guidance}" if guidance else arguments
 
@@ -98,7 +100,7 @@ def measured_text(measured:dict)->str:
     rows = [f"| {k} | {v:,} |\n" if isinstance(v, int) else f"| {k} | {v:.4g} |\n" for k, v in numbers.items()]
     return "\nMeasured when it was found:\n\n| | |\n| --- | --- |\n" + "".join(rows)
 
-# %% ../../nbs/08_deployment/03_exported_folder.ipynb #941b4ce7
+# %% ../../nbs/08_deployment/03_exported_folder.ipynb #9784615c
 def card_text(pipe, policy)->str:
     "The model card."
     model, (weights, activations) = network_of(pipe), bits_used(policy)
@@ -110,8 +112,8 @@ tags: [diffusers, tmpq_dm, quantized]
 ---
 # A compressed diffusion model
 
-diffusers loads this folder once `tmpq_dm` is installed and imported. Without it, it stops at "Unknown quantization type,
-got tmpq_dm", or at "tmpq_dm" among the libraries of `model_index.json`.
+diffusers loads this folder once `tmpq_dm` is installed and imported. Without it, it stops at "Unknown quantization
+type, got tmpq_dm", or at "tmpq_dm" among the libraries of `model_index.json`.
 
 ```python
 import tmpq_dm      # pip install tmpq-dm
@@ -126,7 +128,7 @@ images = {loader}.from_pretrained("this folder")({example_arguments(pipe)}).imag
 tmpq_dm checks a local copy against `manifest.json` when it is loaded.
 {measured_text(policy.measured)}"""
 
-# %% ../../nbs/08_deployment/03_exported_folder.ipynb #2942d813
+# %% ../../nbs/08_deployment/03_exported_folder.ipynb #e74975e3
 def index_text(pipe)->str:
     "The content of model_index.json, which diffusers reads first."
     ours = {network_name(pipe): network_of(pipe), "scheduler": pipe.scheduler}
@@ -192,7 +194,8 @@ def save_as_folder(self, save_directory, *args, **kwargs):
     given = dict(zip(names, args)) | kwargs
     max_shard_size = given.pop("max_shard_size", None) or "10GB"
     wrong = [name for name, value in given.items() if name not in REFUSED or value != REFUSED[name]]
-    require(not wrong, f"save_pretrained: {', '.join(wrong)}", "is not supported for a compressed pipeline; leave it out")
+    require(not wrong, f"save_pretrained: {', '.join(wrong)}",
+            "is not supported for a compressed pipeline; leave it out")
     save_pipeline(self, network_of(self).packed.policy, save_directory, max_shard_size)
 
 DiffusionPipeline.save_pretrained = save_as_folder
@@ -202,12 +205,12 @@ def load_compressed(
     folder,        # as `save_compressed` wrote it
     dtype=None,    # floating point of what is not quantized; float32 if None
 )->DDPMPipeline:   # or another diffusers pipeline
-    "The compressed model as a diffusers pipeline. Raises `TmpqError` naming the file if anything is missing or changed."
+    "The compressed model as a diffusers pipeline. Raises `TmpqError` naming a file that is missing or changed."
     require(not (Path(folder)/"integers.json").is_file(), str(folder), "holds graphs of integers; take load_openvino")
     check_folder(folder)
     try: pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, dtype=dtype or torch.float32)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError) as e:
         reason = " ".join(str(e).split())[:200]
-        raise TmpqError(f"{folder}: its files are as they were written, but this diffusers cannot load them ({reason}); "
-                        "install the diffusers that model_index.json names") from e
+        raise TmpqError(f"{folder}: its files are as they were written, but this diffusers cannot load them "
+                        f"({reason}); install the diffusers that model_index.json names") from e
     return ClassPipeline(pipe.unet, pipe.scheduler) if type(pipe) is DDPMPipeline and inputs_of(pipe.unet) else pipe
