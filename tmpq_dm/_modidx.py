@@ -1564,6 +1564,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'tmpq_dm/searching/record.py')},
             'tmpq_dm.searching.report': { 'tmpq_dm.searching.report.comparison': ( '07_searching/report.html#comparison',
                                                                                    'tmpq_dm/searching/report.py'),
+                                          'tmpq_dm.searching.report.draw_bits': ( '07_searching/report.html#draw_bits',
+                                                                                  'tmpq_dm/searching/report.py'),
                                           'tmpq_dm.searching.report.heat': ('07_searching/report.html#heat', 'tmpq_dm/searching/report.py'),
                                           'tmpq_dm.searching.report.image_html': ( '07_searching/report.html#image_html',
                                                                                    'tmpq_dm/searching/report.py'),
