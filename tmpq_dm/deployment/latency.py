@@ -29,8 +29,9 @@ def uncalibrated(
 )->Supernet:
     "A supernet with grids that mean nothing, for what does not depend on them."
     net = Supernet(den, bits, weight_observer="minmax")
+    scale, zero = torch.full((1, len(bits)), 0.05), torch.tensor([[2.0**b // 2 - 1 for b in net.bits]])
     for op in net.ops:
-        for o in operands(net, op): net.acts[op.name, o] = ActSets(net.bits, torch.full((1, len(bits)), 0.05), torch.tensor([[2.0**b // 2 - 1 for b in net.bits]]))
+        for operand in operands(net, op): net.acts[op.name, operand] = ActSets(net.bits, scale.clone(), zero.clone())
     return net
 
 def integers_of(
@@ -41,7 +42,14 @@ def integers_of(
 ):                     # pipeline
     "A pipeline of integers, some operations of it in floating point."
     table = {o.name: (FP, FP) if o.name in in_float else (8, 8) for o in net.ops}
-    return as_openvino(compressed_pipeline(net, Policy(tuple(range(steps))[::-1], (table,), model=net.fingerprint)), **kwargs)
+    policy = Policy(tuple(reversed(range(steps))), (table,), model=net.fingerprint)
+    return as_openvino(compressed_pipeline(net, policy), **kwargs)
+
+def two_graphs(net, **kwargs):
+    "A pipeline of integers whose bits change once. Its two graphs differ in one operation only, but share nothing."
+    eight = {o.name: (8, 8) for o in net.ops}
+    policy = Policy((1, 0), (eight, eight | {net.ops[0].name: (FP, FP)}), (0, 1), net.fingerprint)
+    return as_openvino(compressed_pipeline(net, policy), **kwargs)
 
 # %% ../../nbs/08_deployment/05_latency.ipynb #cell-007
 def seconds_of(pipe, batch:int)->float:
@@ -52,10 +60,13 @@ def seconds_of(pipe, batch:int)->float:
     return time.perf_counter() - started
 
 class Profile:
-    "A graph that tells how long each of its nodes took."
+    "A graph that reports how long each of its nodes took."
     def __init__(self, pipe, x):
-        u, self.inputs, self.walls = pipe.unet, [x.numpy(), torch.zeros(1, dtype=torch.long).numpy()], []
-        self.request = compiled(u.graphs[0], [len(x), *u.spec["shape"]], threads=u.threads, precision=u.precision, PERF_COUNT=True)
+        network = pipe.unet
+        self.inputs = [x.numpy(), torch.zeros(1, dtype=torch.long).numpy()]
+        self.request = compiled(network.graphs[0], [len(x), *network.spec["shape"]], threads=network.threads,
+                                precision=network.precision, PERF_COUNT=True)
+        self.walls = []
         self.run()
         self.first, self.walls = self.nodes(), []      # the first run is a slow one
 
@@ -73,29 +84,34 @@ class Profile:
     )->dict:          # operation -> seconds
         "How long each operation took, with what ran since the one before. They add up to the median of the runs."
         n, found, waiting = len(self.walls), dict.fromkeys(names, 0.0), 0.0
-        for (node, mean), (_, once) in zip(self.nodes(), self.first):
-            waiting += (mean * (n + 1) - once) / n
-            if op := next((name for name in names if f"model.{name}/" in node), None): found[op], waiting = found[op] + waiting, 0.0
+        for (node, mean), (_, first) in zip(self.nodes(), self.first):
+            waiting += (mean * (n + 1) - first) / n
+            op = next((name for name in names if f"model.{name}/" in node), None)
+            if op is None: continue
+            found[op] += waiting
+            waiting = 0.0
         found[names[-1]] += waiting                    # what runs at the end
         factor = statistics.median(self.walls) / sum(found.values())
         return {name: s * factor for name, s in found.items()}
 
-PAIRS = 4     # of random halves
+# %% ../../nbs/08_deployment/05_latency.ipynb #98681346
+NUM_HALVES = 4     # random halves, each measured with its complement
 
-def halves(names, pairs:int, seed:int=0)->list:
+def random_halves(names, n:int, seed:int=0)->list:
     "Random halves of the operations, each followed by its complement."
     rng, found = random.Random(seed), []
-    for _ in range(pairs):
-        half = {n for n in names if rng.random() < 0.5}
+    for _ in range(n):
+        half = {name for name in names if rng.random() < 0.5}
         found += [half, set(names) - half]
     return found
 
-def prices(
+def float_prices(
     ops:list,       # that are not of the temporal block
     mixes:list,     # of sets of operations in floating point; the first is empty
     found:list,     # for each mix, operation -> seconds, for operations with weights
 )->dict:            # operation -> seconds more in floating point
-    "Least squares. A product of attention has no node that is surely its own, so its time is in that of the operation after it."
+    """Least squares. An attention product has no node that is surely its own: its time is in that of the next operation
+    with weights."""
     out, waiting = {}, []
     for op in ops:
         waiting.append(op.name)
@@ -113,7 +129,12 @@ import openvino, diffusers, tmpq_dm.deployment.openvino, tmpq_dm.deployment.quan
 from tmpq_dm.deployment.openvino import load_openvino
 load, folder, threads, settings = sys.argv[1:]
 torch.set_num_threads(int(threads))
-size = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024      # the largest so far
+
+def size():
+    "Bytes of the largest size so far."
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
 before = size()
 pipe = (load_openvino if load == "openvino" else diffusers.DiffusionPipeline.from_pretrained)(folder)
 pipe.set_progress_bar_config(disable=True)
@@ -122,18 +143,19 @@ print(size() - before)
 """
 
 def growth(
-    folder,        # of a pipeline
+    folder,                # of a pipeline
     threads:int,
-    load:str="openvino",   # who loads it, or 'diffusers'
-    **settings,    # of the pipeline's call
-)->int:            # bytes
-    "By how much a process grows at most when it loads a pipeline and draws a batch. Raises `TmpqError` where the system does not tell (it is Linux that does)."
+    load:str="openvino",   # what loads it, or 'diffusers'
+    **settings,            # of the pipeline's call
+)->int:                    # bytes
+    "By how much a process that loads a pipeline and draws a batch grows at most. Raises `TmpqError` outside Linux."
     require(Path("/proc/self/status").exists(), "memory", "cannot be measured on this system; measure on Linux")
-    r = subprocess.run([sys.executable, "-c", GROWTH, load, str(folder), str(threads), json.dumps(settings)], capture_output=True, text=True)
-    require(r.returncode == 0, "memory", f"could not be measured ({' '.join(r.stderr.split())[-200:]})")
-    return int(r.stdout.split()[-1])
+    command = [sys.executable, "-c", GROWTH, load, str(folder), str(threads), json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    require(done.returncode == 0, "memory", f"could not be measured ({' '.join(done.stderr.split())[-200:]})")
+    return int(done.stdout.split()[-1])
 
-def resident(pipe, batch:int, threads:int)->int:
+def growth_of(pipe, batch:int, threads:int)->int:
     "The growth for a pipeline of integers."
     with tempfile.TemporaryDirectory() as d:
         save_openvino(pipe, f"{d}/model")
@@ -160,8 +182,10 @@ class Machine:
     def load(cls, path):
         "Read a table. Raises `TmpqError` naming the file and the field."
         d, names = read_json(path), set(cls.__dataclass_fields__)
-        require(isinstance(d, dict) and d.get("format") == "tmpq_dm machine" and d.get("version") == 1, str(path), "is no table of a machine; make one with tmpq-dm latency")
-        require(set(d) == names | {"format", "version"}, str(path), f"lacks or has also {sorted(set(d) ^ (names | {'format', 'version'}))[:3]}; make it again with tmpq-dm latency")
+        ours = isinstance(d, dict) and d.get("format") == "tmpq_dm machine" and d.get("version") == 1
+        require(ours, str(path), "is no table of a machine; make one with tmpq-dm latency")
+        wrong = set(d) ^ (names | {"format", "version"})
+        require(not wrong, str(path), f"lacks or has also {sorted(wrong)[:3]}; make it again with tmpq-dm latency")
         return cls(**{k: d[k] for k in names})
 
     def latency(self, den, policy:Policy)->float:
@@ -185,7 +209,8 @@ class OnMachine(Price):
     "A price from a machine's table. Raises `TmpqError` for another model than that of the table."
     def __init__(self, den, machine:Machine):
         super().__init__(den)
-        require(den.fingerprint == machine.model, "machine: model", f"the table was measured for model {machine.model}, this is {den.fingerprint}; measure again")
+        require(den.fingerprint == machine.model, "machine: model",
+                f"the table was measured for model {machine.model}, this is {den.fingerprint}; measure again")
         self.machine = machine
 
 # %% ../../nbs/08_deployment/05_latency.ipynb #9b900b3b
@@ -196,11 +221,12 @@ class Seconds(OnMachine):
         super().__init__(den, machine)
         self.base = machine.step / machine.batch
 
-    def op(self, o, w, a): return self.machine.floats.get(o.name, 0.0) / self.machine.batch if FP in (w, a) else 0.0
+    def op(self, o, w, a):
+        return self.machine.floats.get(o.name, 0.0) / self.machine.batch if FP in (w, a) else 0.0
 
     def of_table(self, table):
-        if all(FP in table[name] for name in self.machine.floats): return self.machine.step_float / self.machine.batch
-        return super().of_table(table)
+        all_float = all(FP in table[name] for name in self.machine.floats)
+        return self.machine.step_float / self.machine.batch if all_float else super().of_table(table)
 
 class Resident(OnMachine):
     "Predicted growth of a process that samples."
@@ -209,40 +235,48 @@ class Resident(OnMachine):
         super().__init__(den, machine)
         self.base, self.params = machine.resident, sum(o.params for o in self.ops)
 
-    def op(self, o, w, a): return self.machine.resident_float * o.params / self.params if FP in (w, a) and o.weight_shape else 0.0
+    def op(self, o, w, a):
+        in_float = FP in (w, a) and o.weight_shape
+        return self.machine.resident_float * o.params / self.params if in_float else 0.0
 
     def __call__(self, policy):
         tables = [table for table, _ in self.tables(policy)]
         return max(map(self.of_table, tables)) + self.machine.resident_table * (len(tables) - 1)
 
+# %% ../../nbs/08_deployment/05_latency.ipynb #8ba25dc1
+def measure_in_turn(
+    profiles, pipes:list,
+    batch:int, repeats:int, progress:bool,
+)->list:            # median seconds of a step of each pipeline; the profiles keep their own
+    "Run all graphs in turn, again and again, because machines drift."
+    from tqdm.auto import trange
+    for pipe in pipes: seconds_of(pipe, batch)         # the first run is a slow one
+    steps = []
+    for _ in trange(repeats, desc="measuring", disable=None if progress else True):
+        for profile in profiles: profile.run()
+        steps.append([seconds_of(pipe, batch) / len(pipe.unet.policy) for pipe in pipes])
+    return [statistics.median(column) for column in zip(*steps)]
+
 # %% ../../nbs/08_deployment/05_latency.ipynb #cell-015
 def measure_machine(
-    den:Denoiser,
-    batch:int=64,
+    den:Denoiser,       # without conditions and decoder
+    batch:int=64,       # images that are drawn at once
     threads:int=None,   # as many as PyTorch uses, if None
-    repeats:int=15,
+    repeats:int=15,     # measurements; the median counts
     progress:bool=True,
 )->Machine:
-    "Measure what a model takes on this machine; nothing else should run meanwhile. Raises `TmpqError` without OpenVINO."
-    from tqdm.auto import trange
-    require(den.conditions is None and den.decoder is None, f"model: {type(den.model).__name__}", "is told something, or its samples are latents; only models that draw images by themselves are timed so far")
+    "Measure what a model takes on this machine; run nothing else meanwhile. Raises `TmpqError` without OpenVINO."
+    require(den.conditions is None and den.decoder is None, f"model: {type(den.model).__name__}",
+            "has conditions, or its samples are latents; only models that draw images by themselves are timed so far")
     net, threads, x = uncalibrated(den), threads or torch.get_num_threads(), torch.randn(batch, *den.shape)
     ops = [o for o in den.ops if o.role != "temporal"]
-    mixes = [set(), *halves([o.name for o in ops], PAIRS)]
+    mixes = [set(), *random_halves([o.name for o in ops], NUM_HALVES)]
     profiles = [Profile(integers_of(net, mix, threads=threads), x) for mix in mixes]
-    whole, none = integers_of(net, threads=threads), integers_of(net, {o.name for o in den.ops}, threads=threads)
-    steps, _ = [], [seconds_of(pipe, batch) for pipe in (whole, none)]
-    for _ in trange(repeats, desc="measuring", disable=None if progress else True):
-        for p in profiles: p.run()
-        steps.append([seconds_of(pipe, batch) / len(pipe.unet.policy) for pipe in (whole, none)])
-    step, step_float = map(statistics.median, zip(*steps))
+    whole, none = [integers_of(net, left, threads=threads) for left in ((), [o.name for o in den.ops])]
+    step, step_float = measure_in_turn(profiles, [whole, none], batch, repeats, progress)
     with_weights = [o.name for o in ops if o.weight_shape]
-    floats = prices(ops, mixes, [p.seconds(with_weights) for p in profiles])
-    sizes = [resident(pipe, batch, threads) for pipe in (whole, none, two_graphs(net, threads=threads))]
-    return Machine(den.fingerprint, batch, threads, step, step_float, floats, sizes[0], max(0, sizes[1] - sizes[0]), max(0, sizes[2] - sizes[0]), made_with())
-
-# %% ../../nbs/08_deployment/05_latency.ipynb #77cb8776
-def two_graphs(net, **kwargs):
-    "A pipeline of integers whose bits change once; the difference is one operation, but graphs share nothing."
-    tables = tuple({o.name: (FP, FP) if o.name == left else (8, 8) for o in net.ops} for left in (None, net.ops[0].name))
-    return as_openvino(compressed_pipeline(net, Policy((1, 0), tables, (0, 1), net.fingerprint)), **kwargs)
+    floats = float_prices(ops, mixes, [profile.seconds(with_weights) for profile in profiles])
+    pipes = whole, none, two_graphs(net, threads=threads)
+    resident, resident_float, resident_two = [growth_of(pipe, batch, threads) for pipe in pipes]
+    return Machine(den.fingerprint, batch, threads, step, step_float, floats, resident,
+                   max(0, resident_float - resident), max(0, resident_two - resident), made_with())

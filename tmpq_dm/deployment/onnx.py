@@ -18,9 +18,11 @@ from .openvino import IntegerNetwork, described, extra, graph_files, integers_fo
 OPSET = 17
 
 class NoEmptySqueeze(TorchFunctionMode):
-    "Leaves out squeezes of a dimension that is not one: they do nothing, but the exporter makes branches of them that onnxruntime refuses."
+    """Leaves out squeezes of a dimension that is not one. They do nothing, but the exporter makes branches of them that
+    onnxruntime refuses."""
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in (torch.Tensor.squeeze, torch.squeeze) and len(args) == 2 and args[0].shape[args[1]] != 1: return args[0]
+        squeezes = func in (torch.Tensor.squeeze, torch.squeeze) and len(args) == 2
+        if squeezes and args[0].shape[args[1]] != 1: return args[0]
         return func(*args, **(kwargs or {}))
 
 def to_onnx(
@@ -31,30 +33,43 @@ def to_onnx(
     onnx, file = extra("onnx"), io.BytesIO()
     told = [f"told{i}" for i in range(len(example) - 2)]
     axes = {name: {0: "batch"} for name in ("sample", "out", *told)}
+    names = dict(input_names=["sample", "step", *told], output_names=["out"], dynamic_axes=axes)
     with warnings.catch_warnings(), NoEmptySqueeze():
         warnings.simplefilter("ignore")      # of the exporter's successor, and of constants
-        torch.onnx.export(model, example, file, dynamo=False, opset_version=OPSET, input_names=["sample", "step", *told], output_names=["out"], dynamic_axes=axes)
+        torch.onnx.export(model, example, file, dynamo=False, opset_version=OPSET, **names)
     return fold_weights(onnx.load_from_string(file.getvalue())).SerializeToString()
 
 def fold_weights(
     model,   # `onnx.ModelProto`; changed
 ):           # the same
     "Quantize constants that the graph would quantize every time."
-    numpy_helper, graph = extra("onnx").numpy_helper, model.graph
-    values = {i.name: i for i in graph.initializer} | {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
-    without_copies(graph, values)
+    graph = model.graph
+    constants = {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
+    values = {i.name: i for i in graph.initializer} | constants
+    remove_copies(graph, values)
     for node in [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] in values]:
-        w, scale = (numpy_helper.to_array(values[name]) for name in node.input[:2])
-        codes = (w / scale.reshape(-1, *[1] * (w.ndim - 1))).round().clip(-128, 127).astype("int8")      # grids of weights have no zero point
-        graph.initializer.append(numpy_helper.from_array(codes, node.output[0]))
+        graph.initializer.append(codes_of(node, values))
         graph.node.remove(node)
-    used = {name for n in graph.node for name in n.input}
-    for old in [i for i in graph.initializer if i.name not in used]: graph.initializer.remove(old)
-    for old in [n for n in graph.node if n.op_type == "Constant" and n.output[0] not in used]: graph.node.remove(old)
+    remove_unused(graph)
     return model
 
-def without_copies(graph, constants):
-    "Take the constants themselves where the exporter has copied one because another is equal to it: onnxruntime loses some of these copies."
+def codes_of(node, values):
+    "The constant that a QuantizeLinear node makes of a constant. Grids of weights have no zero point."
+    numpy_helper = extra("onnx").numpy_helper
+    weight, scale = [numpy_helper.to_array(values[name]) for name in node.input[:2]]
+    codes = (weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).round().clip(-128, 127).astype("int8")
+    return numpy_helper.from_array(codes, node.output[0])
+
+def remove_unused(graph):
+    "Remove constants that no node reads."
+    used = {name for n in graph.node for name in n.input}
+    for old in [i for i in graph.initializer if i.name not in used]: graph.initializer.remove(old)
+    constants = [n for n in graph.node if n.op_type == "Constant"]
+    for old in [n for n in constants if n.output[0] not in used]: graph.node.remove(old)
+
+def remove_copies(graph, constants):
+    """Read the constants themselves where the exporter has copied one because another is equal to it: onnxruntime loses
+    some of these copies."""
     first = {}
     for node in list(graph.node):
         for i, name in enumerate(node.input): node.input[i] = first.get(name, name)
