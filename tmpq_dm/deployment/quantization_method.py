@@ -19,7 +19,8 @@ from ..core.errors import TmpqError, require
 from ..models.denoiser import Denoiser
 from ..sampling.schedulers import alphas, even_timesteps
 from ..quantization.supernet import Supernet
-from .packed import PackedLayer, host_of, make_places, packed, packed_parts, wake
+from ..quantization.layers import QuantLayer
+from .packed import PackedWeight, host_of, make_places, packed, packed_parts, wake
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-005
 class Method(str, Enum):
@@ -120,7 +121,7 @@ class TmpqQuantizer(DiffusersQuantizer):
     def _process_model_before_weight_loading(self, model, keep_in_fp32_modules=(), **kwargs):
         if not self.pre_quantized: return
         wanted = set(make_places(model, self.quantization_config.spec).state_dict())
-        keep_in_fp32_modules += sorted({name for part in packed_parts(model).values() for name, _ in part.named_buffers()} | {"output_fits"})     # quantized operations compute in float32
+        keep_in_fp32_modules += sorted({name.rpartition(".")[2] for part in packed_parts(model).values() for name, _ in part.named_buffers()} | {"output_fits"})     # quantized operations compute in float32
         for names, verb in ((wanted - self.there, "lacks"), (self.there - wanted, "has also")):
             require(not names, "model", f"its file {verb} {sorted(names)[:3]}; export again")
 
@@ -146,8 +147,9 @@ def mark(
     config.spec = model.packed.spec
     model.register_to_config(quantization_config=config)
     model.hf_quantizer, model.is_quantized, model.quantization_method = quantizer or TmpqQuantizer(config), True, Method.TMPQ_DM
-    plain = sum(p.numel() for p in model.parameters())
-    model.num_parameters = lambda *args, **kwargs: plain + sum(part.num_parameters() for part in packed_parts(model).values())
+    layers = [m.plain[0] for m in model.modules() if isinstance(m, PackedWeight)]
+    original = sum(p.numel() for part in (model, *layers) for p in part.parameters())
+    model.num_parameters = lambda *args, **kwargs: original
     return model
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-012
@@ -194,12 +196,12 @@ def pack_in_place(
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-016
 def layer_of(
-    part,              # a `PackedLayer` with one setting
+    part:PackedWeight, # with one setting
 )->nn.Module:
     "The convolution or linear layer with the decoded weights."
     (w, a), = part.pairs
-    layer, bias = copy.deepcopy(part.plain[0]), part.bias_of(w, a)
-    layer.weight = nn.Parameter(part.weight_of(w, a).clone(), requires_grad=False)
+    layer, bias = copy.deepcopy(part.plain[0]), part.bias(w, a)
+    layer.weight = nn.Parameter(part.weight(w, a).clone(), requires_grad=False)
     layer.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=False)
     return layer
 
@@ -209,12 +211,12 @@ def unpacked(
     "A packed model in floating point. Raises `TmpqError` if its bits change with time, since then there is more than one."
     require(len(model.packed.policy.tables) == 1, "model", "its bits change with time, so that there is no one model in floating point; load the original")
     for path, part in packed_parts(model).items():
-        if isinstance(part, PackedLayer): model.set_submodule(path, layer_of(part))
+        if isinstance(part, QuantLayer): model.set_submodule(path, layer_of(part.source))
         else:
             host = model.get_submodule(host_of(path))
             del host.products, host.forward
     for hook in model.packed.hooks: hook.remove()
     if "output_fits" in model._buffers: del model.output_fits
-    for name in ("packed", "num_parameters", "__deepcopy__"): model.__dict__.pop(name, None)
+    for name in ("packed", "num_parameters"): model.__dict__.pop(name, None)
     model.register_to_config(quantization_config=None)
     return model
