@@ -4,7 +4,7 @@ import diffusers, pytest, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tmpq_dm import Supernet, feature_divergence, sample
 from tmpq_dm.deployment.exported_folder import denoiser_of, pipeline
-from tmpq_dm.models.pipelines import from_pipeline
+from tmpq_dm.models.denoiser import Denoiser
 from tmpq_dm.policy import Policy
 from tmpq_dm.sampling.trajectories import starts
 from tmpq_dm.sampling.schedulers import even_timesteps
@@ -26,8 +26,8 @@ def one_thread():
 
 def opened(kind, **where):
     torch.manual_seed(0)
-    if kind != "unet": return from_pipeline(tiny_pipeline(kind), **where)
-    return from_pipeline(diffusers.DDPMPipeline(diffusers.UNet2DModel(**UNET), diffusers.DDPMScheduler()), **where)
+    if kind != "unet": return Denoiser.from_pipeline(tiny_pipeline(kind), **where)
+    return Denoiser.from_pipeline(diffusers.DDPMPipeline(diffusers.UNet2DModel(**UNET), diffusers.DDPMScheduler()), **where)
 
 
 def policy(den, bits):

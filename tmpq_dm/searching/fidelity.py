@@ -9,15 +9,10 @@ __all__ = ['kendall', 'regret', 'agreement', 'calibrated_alone']
 from dataclasses import asdict
 import torch
 from torch import Tensor
-from ..core.trees import rows_of
-from ..core.measure import GROUPS, Measure, measure
-from ..policy import FP, Policy
 from ..core.errors import require
-from ..quantization.reconstruction import units
-from ..sampling.timekeys import position
+from ..core.measure import GROUPS, Measure, measure
+from ..policy import Policy
 from ..quantization.supernet import Supernet
-from ..quantization.layers import ActSets
-from ..quantization.network import set_table
 
 # %% ../../nbs/07_searching/03_fidelity.ipynb #cell-005
 def kendall(
@@ -57,86 +52,3 @@ def calibrated_alone(
     settings = {k: v for k, v in asdict(net.settings).items() if k != "alone"}
     require(used, "policy", "is all in floating point; there is nothing to calibrate")
     return Supernet(net.denoiser, tuple(used), net.float_ops, *net.observers, split=net.split).calibrate(**settings, policy=policy, progress=False)
-
-# %% ../../nbs/07_searching/03_fidelity.ipynb #cell-012
-def one_by_one(
-    net:Supernet,      # whose settings are used
-)->Supernet:           # with every precision of `net`
-    "One whole calibration for each precision, put together."
-    alone = {b: calibrated_alone(net, Policy.uniform(net.ops, (0,), b, b, net.fingerprint)) for b in net.bits}
-    both = Supernet(net.denoiser, net.bits, net.float_ops, *net.observers, split=net.split)
-    for name, w in both.weights.items():
-        for i, b in enumerate(net.bits):
-            w.scale[i] = alone[b].weights[name].scale[0]
-            w.decide(b, alone[b].weights[name].up.bool())
-    for name in both.shifts:
-        both.shifts[name], both.gains[name] = (torch.cat([getattr(alone[b], k)[name] for b in net.bits], dim=1) for k in ("shifts", "gains"))
-    for key, first in alone[net.bits[0]].acts.items():
-        scale, zero = (torch.cat([getattr(alone[b].acts[key], k) for b in net.bits], dim=1) for k in ("scale", "zero"))
-        both.acts[key] = ActSets(net.bits, scale, zero, first.where, first.fixed)
-    both.settings = net.settings
-    return both
-
-# %% ../../nbs/07_searching/03_fidelity.ipynb #cell-014
-@torch.no_grad()
-def block_outputs(model, paths, x, t)->dict:   # path -> output
-    "What every block makes of samples."
-    seen = {}
-    hooks = [model.get_submodule(p).register_forward_hook(lambda m, a, out, p=p: seen.update({p: out})) for p in paths]
-    try: model(x, t)
-    finally:
-        for h in hooks: h.remove()
-    return seen
-
-def block_loss(
-    net:Supernet,      # set to a policy; of several precision tables the one that is set
-    x:Tensor, t:Tensor,
-)->float:
-    "The relative errors of all blocks on samples, summed."
-    paths = [p for p in units(net.denoiser) if p != "temporal"]
-    full, mine = (block_outputs(m, paths, x, t) for m in (net.denoiser.model, net.model))
-    return sum(((mine[p] - full[p]).pow(2).mean() / full[p].var()).item() for p in paths)
-
-# %% ../../nbs/07_searching/03_fidelity.ipynb #cell-015
-@torch.no_grad()
-def surrogate_errors(
-    net:Supernet,
-    x:Tensor, t:Tensor,   # calibration data
-    ranges:int=5,         # of timesteps
-    cond:dict=None,       # and the conditions, if there are any
-)->dict:                  # (operation, 0 or 1, precision) -> (ranges,) mean squared error of ε
-    "The error of every operand and precision alone, all others in floating point."
-    net.policy, net.fits, float_table, shifts = None, None, {o.name: (FP, FP) for o in net.ops}, net.shifts
-    ends = torch.tensor([[1.], [0.]])[..., None]      # at the end of a unit, the input's correction makes up for the errors of all that is before it
-    net.shifts = {n: s * ends if s[0].any() else s for n, s in shifts.items()}
-    try:
-        full, where, errors = eps(net, float_table, x, t, cond), position(net.scheduler, t) * ranges // net.num_train_timesteps, {}
-        require(len(where.unique()) == ranges, "surrogate", f"{len(t)} samples do not cover {ranges} ranges of the timesteps; give more")
-        for op in net.quantized:
-            for i in (0, 1):
-                for b in net.bits:
-                    pair = (b, FP) if i == 0 else (FP, b)
-                    error = (eps(net, float_table | {op.name: pair}, x, t, cond) - full).flatten(1).pow(2).mean(1)
-                    errors[op.name, i, b] = torch.stack([error[where == r].mean() for r in range(ranges)])
-    finally:
-        net.shifts = shifts
-        set_table(net, float_table)
-    return errors
-
-def eps(net, table, x, t, cond=None):
-    "What the network says under a precision table."
-    set_table(net, table)
-    return torch.cat([net.predict(x[k:k+32], t[k:k+32], cond and rows_of(cond, slice(k, k+32))) for k in range(0, len(x), 32)])
-
-def surrogate(
-    net:Supernet,
-    errors:dict,       # from `surrogate_errors`
-    policy:Policy,
-)->float:
-    "The sum over the operands and timesteps of a policy."
-    policy.check(net, bits=net.bits)
-    ranges, total = len(next(iter(errors.values()))), 0.0
-    for step, t in enumerate(policy.timesteps):
-        r = position(net.scheduler, t).item() * ranges // net.num_train_timesteps
-        total += sum(errors[n, i, b][r].item() for n, pair in policy.bits(step).items() for i, b in enumerate(pair) if (n, i, b) in errors)
-    return total
