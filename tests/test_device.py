@@ -3,7 +3,7 @@ import contextlib
 import diffusers, pytest, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tmpq_dm import Supernet, feature_divergence, sample
-from tmpq_dm.deployment.exported_folder import denoiser_of, pipeline
+from tmpq_dm.deployment.exported_folder import compressed_pipeline, denoiser_of
 from tmpq_dm.models.denoiser import Denoiser
 from tmpq_dm.policy import Policy
 from tmpq_dm.sampling.trajectories import starts
@@ -43,7 +43,7 @@ def path(den, iterations, adapt, folder):
     p = policy(den, 4)
     found["full"] = sample(den, p.timesteps, start)
     found["quantized"] = sample(net.set_policy(p), p.timesteps, start)
-    found["packed"] = sample(denoiser_of(pipeline(net, p)), p.timesteps, start)
+    found["packed"] = sample(denoiser_of(compressed_pipeline(net, p)), p.timesteps, start)
     net.save(folder)
     found["read again"] = sample(Supernet.load(folder, den).set_policy(p), p.timesteps, start)
     return found
@@ -86,7 +86,7 @@ def test_bfloat16_artifact(tmp_path):
     "What is not quantized is cast when it is loaded; the rest stays in float32."
     den = opened("unet", dtype=torch.bfloat16)
     net, p, start = Supernet(den, (4, 8)).calibrate(32, 0, progress=False), policy(den, 4), starts(den, 2, seed=3)
-    pipeline(net, p).unet.save_pretrained(tmp_path)
+    compressed_pipeline(net, p).unet.save_pretrained(tmp_path)
     model = diffusers.UNet2DModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert model.conv_in.source.affine4_8.dtype == torch.float32 and model.conv_norm_out.weight.dtype == torch.bfloat16
     again = denoiser_of(diffusers.DDPMPipeline(model, den.scheduler))

@@ -2,7 +2,7 @@
 import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 
 __version__ = "0.1.0"
 
@@ -85,13 +85,13 @@ def _register(auto):
 class _WhenImported(MetaPathFinder):
     "Registers the method as soon as diffusers has made its dictionaries, whoever imports it; then steps aside."
     def find_spec(self, name, path=None, target=None):
-        if name != _AUTO: return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        spec = PathFinder.find_spec(name, path) if name == _AUTO else None
+        if spec is None: return None
         execute = spec.loader.exec_module
         def then_register(module):
             execute(module)
             _register(module)
+            if self in sys.meta_path: sys.meta_path.remove(self)
         spec.loader.exec_module = then_register
         return spec
 

@@ -283,14 +283,14 @@ def clip_of(net, policy, a):
 
 def cmd_export(a):
     "Write the model that a policy describes: as a folder that diffusers loads, or as graphs of integers for OpenVINO or ONNX. MODEL with --policy, or a compressed model."
-    from tmpq_dm.deployment.exported_folder import load_compressed, pipeline, save_pipeline
+    from tmpq_dm.deployment.exported_folder import compressed_pipeline, load_compressed, save_pipeline
     from tmpq_dm.core.folders import require_free
     require_free(a.out)
     require(a.policy or is_ours(a.model), "export", "needs --policy; search one first, or name a compressed model")
     require(not (Path(a.model)/"integers.json").is_file(), a.model, "has graphs already; export the model that they were made from")
     net, policy = open_policy(a)
     if is_ours(a.model): pipe, policy = load_compressed(a.model), Policy.load(Path(a.model)/"policy.json")      # with what was measured of it
-    else: pipe = pipeline(net, policy)
+    else: pipe = compressed_pipeline(net, policy)
     if a.to == "openvino":
         from tmpq_dm.deployment.openvino import as_openvino, save_openvino
         save_openvino(as_openvino(pipe), a.out)

@@ -19,7 +19,7 @@ from ..evaluation.cost import Budget, Price
 from ..quantization.layers import ActSets
 from ..quantization.supernet import Supernet
 from ..quantization.network import operands
-from .exported_folder import pipeline
+from .exported_folder import compressed_pipeline
 from .openvino import as_openvino, compiled, save_openvino
 
 # %% ../../nbs/08_deployment/05_latency.ipynb #cell-005
@@ -41,7 +41,7 @@ def integers_of(
 ):                     # pipeline
     "A pipeline of integers, some operations of it in floating point."
     table = {o.name: (FP, FP) if o.name in in_float else (8, 8) for o in net.ops}
-    return as_openvino(pipeline(net, Policy(tuple(range(steps))[::-1], (table,), model=net.fingerprint)), **kwargs)
+    return as_openvino(compressed_pipeline(net, Policy(tuple(range(steps))[::-1], (table,), model=net.fingerprint)), **kwargs)
 
 # %% ../../nbs/08_deployment/05_latency.ipynb #cell-007
 def seconds_of(pipe, batch:int)->float:
@@ -245,4 +245,4 @@ def measure_machine(
 def two_graphs(net, **kwargs):
     "A pipeline of integers whose bits change once; the difference is one operation, but graphs share nothing."
     tables = tuple({o.name: (FP, FP) if o.name == left else (8, 8) for o in net.ops} for left in (None, net.ops[0].name))
-    return as_openvino(pipeline(net, Policy((1, 0), tables, (0, 1), net.fingerprint)), **kwargs)
+    return as_openvino(compressed_pipeline(net, Policy((1, 0), tables, (0, 1), net.fingerprint)), **kwargs)

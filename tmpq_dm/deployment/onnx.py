@@ -10,7 +10,7 @@ import io, warnings
 from pathlib import Path
 import torch
 from torch.overrides import TorchFunctionMode
-from .exported_folder import around
+from .exported_folder import pipeline_like
 from ..models.pipelines import network_of
 from .openvino import IntegerNetwork, described, extra, graph_files, integers_folder, pipeline_of, read_integers
 
@@ -85,11 +85,11 @@ class OnnxNetwork(IntegerNetwork):
 
 # %% ../../nbs/08_deployment/06_onnx.ipynb #7b793596
 def as_onnx(
-    pipe,          # a pipeline with a packed model, from `pipeline` or `load_compressed`
+    pipe,          # a pipeline with a packed model, from `compressed_pipeline` or `load_compressed`
     **kwargs,      # see `IntegerNetwork`
 ):                 # a pipeline of the same class that computes in integers
     "The compressed model, run by onnxruntime. Raises `TmpqError` without it."
-    return around(OnnxNetwork(*described(pipe, to_onnx, narrow=False), **kwargs), pipe.scheduler, pipe)
+    return pipeline_like(pipe, OnnxNetwork(*described(pipe, to_onnx, narrow=False), **kwargs), pipe.scheduler)
 
 def save_onnx(
     pipe,     # from `as_onnx`

@@ -27,7 +27,7 @@ from ..quantization.layers import FloatWeight, Products, Quantizer, QuantLayer, 
 from ..quantization.temporal import TemporalBlock
 from .packed import PackedDenoiser, PackedProducts, host_of, packed_parts
 from ..sampling.timekeys import step_at
-from .exported_folder import around, denoiser_of
+from .exported_folder import denoiser_of, pipeline_like
 
 # %% ../../nbs/08_deployment/04_openvino.ipynb #cell-006
 class OnLevels(Quantizer):
@@ -343,11 +343,11 @@ class IntegerNetwork(nn.Module):
         return Transformer2DModelOutput(sample=y) if given.get("return_dict", True) else (y,)
 
 def as_openvino(
-    pipe,          # a pipeline with a packed model, from `pipeline` or `load_compressed`
+    pipe,          # a pipeline with a packed model, from `compressed_pipeline` or `load_compressed`
     **kwargs,      # see `IntegerNetwork`
 ):                 # a pipeline of the same class that computes in integers
     "The compressed model, run by OpenVINO."
-    return around(IntegerNetwork(*described(pipe, to_openvino), **kwargs), pipe.scheduler, pipe)
+    return pipeline_like(pipe, IntegerNetwork(*described(pipe, to_openvino), **kwargs), pipe.scheduler)
 
 # %% ../../nbs/08_deployment/04_openvino.ipynb #473de2cd
 def described(

@@ -8,7 +8,7 @@ __all__ = ['TmpqConfig', 'TmpqQuantizer']
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-002
 import copy, dataclasses, inspect, os
 from enum import Enum
-import torch
+import diffusers, torch
 from torch import nn
 from diffusers.quantizers import auto
 from diffusers.quantizers.base import DiffusersQuantizer
@@ -28,7 +28,6 @@ class Method(str, Enum):
     TMPQ_DM = "tmpq_dm"
 
 SPEC_VERSION = 1
-SPEC = dict(policy=dict, num_train=int, first=int, shape=list, starts=list, split=dict, timed=list, corrected=bool)    # fields of a spec and their types
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #d23f7c7a
 @dataclasses.dataclass
@@ -37,8 +36,8 @@ class TmpqConfig(QuantizationConfigMixin):
     weights:int = 8                      # bits of every weight
     activations:int = FP                 # bits of every activation; 32 leaves them in floating point
     modules_to_not_convert:list = None   # paths of modules to leave alone, with all below them
-    policy:dict = None                   # in place of all these: a `Policy`, or `Policy.to_dict()` of one
-    scheduler:dict = None                # the scheduler, or its configuration with its `_class_name`; needed for a policy, and for activations
+    policy:dict = None                   # in place of all these: a `Policy`, or its `to_dict()`
+    scheduler:dict = None                # the scheduler, or its configuration; needed for a policy and for activations
     calibration:dict = None              # arguments of `Supernet.calibrate`
     spec:dict = None                     # of a model that is packed
     quant_method:str = Method.TMPQ_DM
@@ -46,55 +45,76 @@ class TmpqConfig(QuantizationConfigMixin):
 
     def __post_init__(self):
         self.quant_method = Method.TMPQ_DM
-        where = "quantization_config"
-        require(self.version == SPEC_VERSION, f"{where}: version",
-                f"is {self.version}, this program reads {SPEC_VERSION}; export again, or install the tmpq_dm that wrote it")
-        for name in ("weights", "activations"): require(getattr(self, name) in (*range(2, 9), FP), f"{where}: {name}", f"{getattr(self, name)} bits; take 2 to 8, or {FP} for floating point")
         if isinstance(self.policy, Policy): self.policy = self.policy.to_dict()
-        if self.policy is not None: Policy.from_dict(self.policy, f"{where}: policy")
-        left = self.modules_to_not_convert
-        require(left is None or isinstance(left, (list, tuple)), f"{where}: modules_to_not_convert", f"{left!r} is no list; give a list of paths")
-        unknown = set(self.calibration or ()) - set(inspect.signature(Supernet.calibrate).parameters)
-        require(not unknown, f"{where}: calibration", f"Supernet.calibrate has no {sorted(unknown)}; see its help")
+        if self.policy is not None: Policy.from_dict(self.policy, "quantization_config: policy")
+        check_config(self, "quantization_config")
         if self.scheduler is not None: self.scheduler = config_of(self.scheduler)
-        needs = self.spec is None and (self.policy is not None or self.activations != FP)
-        require(not needs or self.scheduler is not None, f"{where}: scheduler", "is missing; calibrating takes the scheduler, pass pipe.scheduler")
-        if self.spec is not None: check_spec(self.spec, where)
+        if self.spec is not None: check_spec(self.spec, "quantization_config")
 
     def to_dict(self):
-        "What is saved: fields that say something."
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        if self.spec: found = dict(version=self.version, spec=self.spec)
-        return {k: copy.deepcopy(v) for k, v in found.items() if v is not None} | dict(quant_method=Method.TMPQ_DM.value)
+        "The fields to save: of a packed model its spec, otherwise everything that was given."
+        fields = ["version", "spec"] if self.spec else [f.name for f in dataclasses.fields(self)]
+        given = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
+        return copy.deepcopy(given) | {"quant_method": Method.TMPQ_DM.value}
+
+# %% ../../nbs/08_deployment/01_quantization_method.ipynb #d7ea0dd3
+def check_config(config, where):
+    "Raise `TmpqError` for a field that no packing could follow."
+    require(config.version == SPEC_VERSION, f"{where}: version",
+            f"is {config.version}, this program reads {SPEC_VERSION}; "
+            "export again, or install the tmpq_dm that wrote it")
+    for name in ("weights", "activations"):
+        bits = getattr(config, name)
+        require(bits in (*range(2, 9), FP), f"{where}: {name}", f"{bits} bits; take 2 to 8, or {FP} for floating point")
+    left = config.modules_to_not_convert
+    require(left is None or isinstance(left, (list, tuple)), f"{where}: modules_to_not_convert",
+            f"{left!r} is no list; give a list of paths")
+    unknown = set(config.calibration or ()) - set(inspect.signature(Supernet.calibrate).parameters)
+    require(not unknown, f"{where}: calibration", f"Supernet.calibrate has no {sorted(unknown)}; see its help")
+    calibrates = config.spec is None and (config.policy is not None or config.activations != FP)
+    require(not calibrates or config.scheduler is not None, f"{where}: scheduler",
+            "is missing; calibrating takes the scheduler, pass pipe.scheduler")
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #3c7d0d90
 def config_of(
     scheduler,   # of diffusers, or its configuration
 )->dict:
-    "The configuration of a scheduler, with its class. Raises `TmpqError` if that is not known, or has no discrete timesteps."
-    import diffusers
+    "The configuration of a scheduler, with its class. Raises `TmpqError` for an unknown class or continuous timesteps."
     config = dict(getattr(scheduler, "config", scheduler))
     name = config.get("_class_name") or type(scheduler).__name__
     name = name.removeprefix("Subset")
-    require(hasattr(diffusers, name), "quantization_config: scheduler", "does not say which class it is the configuration of; pass the scheduler itself")
-    config = {k: v for k, v in config.items() if not k.startswith("_") and k != "custom_timesteps"} | dict(_class_name=name)
-    alphas(scheduler_of(config))      # refuses what says nothing about its noise
+    require(hasattr(diffusers, name), "quantization_config: scheduler",
+            "does not say which class it is the configuration of; pass the scheduler itself")
+    config = {k: v for k, v in config.items() if not k.startswith("_") and k != "custom_timesteps"}
+    config["_class_name"] = name
+    alphas(scheduler_of(config))      # raises for a scheduler whose noise is not known
     return config
 
 def scheduler_of(config:dict):
     "The scheduler that a configuration describes."
-    import diffusers
     return getattr(diffusers, config["_class_name"]).from_config(config)
 
+# %% ../../nbs/08_deployment/01_quantization_method.ipynb #13de5d1b
+SPEC = dict(policy=dict, num_train=int, first=int, shape=list, starts=list, split=dict, timed=list, corrected=bool)
+
+def is_count(n)->bool:
+    "Whether a value is a whole number from 0."
+    return isinstance(n, int) and not isinstance(n, bool) and n >= 0
+
 def check_spec(spec, where):
-    "Raise `TmpqError` unless a spec is what `describe` writes."
-    require(isinstance(spec, dict) and all(isinstance(spec.get(k), kind) for k, kind in SPEC.items()), where, f"must have {', '.join(SPEC)}; export again")
-    policy = Policy.from_dict(spec["policy"], f"{where}: policy")
-    require(spec["first"] + spec["num_train"] > max(policy.timesteps), f"{where}: num_train", f"the policy's timesteps go up to {max(policy.timesteps)}; export again")
-    starts, numbers = spec["starts"], [*spec["starts"], *spec["shape"], *spec["split"].values()]
-    require(all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers), where, "has something else than whole numbers in starts, shape or split; export again")
-    falling = all(a > b for a, b in zip(starts, starts[1:])) and starts[-1:] == [0] and starts[0] < spec["num_train"]
-    require(len(starts) == len(policy) and falling, f"{where}: starts", "must fall to 0, with one for each step of the policy; export again")
+    "Raise `TmpqError` unless a spec is what `spec_of` writes."
+    typed = isinstance(spec, dict) and all(isinstance(spec.get(k), kind) for k, kind in SPEC.items())
+    require(typed, where, f"must have {', '.join(SPEC)}; export again")
+    policy, starts = Policy.from_dict(spec["policy"], f"{where}: policy"), spec["starts"]
+    last = max(policy.timesteps)
+    require(spec["first"] + spec["num_train"] > last, f"{where}: num_train",
+            f"the policy's timesteps go up to {last}; export again")
+    numbers = [*starts, *spec["shape"], *spec["split"].values()]
+    require(all(map(is_count, numbers)), where,
+            "has something else than whole numbers in starts, shape or split; export again")
+    fall = all(a > b for a, b in zip(starts, starts[1:])) and starts[-1:] == [0] and starts[0] < spec["num_train"]
+    require(len(starts) == len(policy) and fall, f"{where}: starts",
+            "must fall to 0, with one for each step of the policy; export again")
     unknown = {str(n) for n in (*spec["timed"], *spec["split"])} - set(policy.tables[0])
     require(not unknown, where, f"names unknown operations {sorted(unknown)[:3]}; export again")
 
@@ -104,26 +124,31 @@ FLOATS = torch.float32, torch.bfloat16, torch.float16      # in which what is no
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #2b786423
 class TmpqQuantizer(DiffusersQuantizer):
     "What diffusers calls while it loads a packed model, or a model to be packed."
-    is_serializable, is_trainable, supports_parallel_loading = True, False, False
+    is_serializable = True
+    is_trainable = False
+    supports_parallel_loading = False
 
     def validate_environment(self, *args, torch_dtype=None, device_map=None, **kwargs):
-        require(torch_dtype in (None, *FLOATS), "torch_dtype", f"{torch_dtype} is not supported; take one of {', '.join(map(str, FLOATS))}")
+        known = ", ".join(map(str, FLOATS))
+        require(torch_dtype in (None, *FLOATS), "torch_dtype", f"{torch_dtype} is not supported; take one of {known}")
         places = {str(d) for d in device_map.values()} if isinstance(device_map, dict) else set()
-        require(not places & {"disk"} and len(places) < 2, "device_map", "a packed model lies on one device; leave device_map out")
+        require("disk" not in places and len(places) < 2, "device_map",
+                "a packed model lies on one device; leave device_map out")
 
     def update_torch_dtype(self, torch_dtype): return torch_dtype or torch.float32
 
     def maybe_update_loaded_keys(self, loaded_keys, checkpoint_files):
-        self.there = set(loaded_keys)
+        self.loaded_keys = set(loaded_keys)
         if self.pre_quantized: check_above(checkpoint_files[0])
         return loaded_keys
 
     def _process_model_before_weight_loading(self, model, keep_in_fp32_modules=(), **kwargs):
         if not self.pre_quantized: return
         wanted = set(make_places(model, self.quantization_config.spec).state_dict())
-        keep_in_fp32_modules += sorted({name.rpartition(".")[2] for part in packed_parts(model).values() for name, _ in part.named_buffers()} | {"output_fits"})     # quantized operations compute in float32
-        for names, verb in ((wanted - self.there, "lacks"), (self.there - wanted, "has also")):
-            require(not names, "model", f"its file {verb} {sorted(names)[:3]}; export again")
+        keep_in_fp32_modules += float32_names(model)
+        missing, unexpected = wanted - self.loaded_keys, self.loaded_keys - wanted
+        require(not missing, "model", f"its file lacks {sorted(missing)[:3]}; export again")
+        require(not unexpected, "model", f"its file has also {sorted(unexpected)[:3]}; export again")
 
     def _process_model_after_weight_loading(self, model, **kwargs):
         if self.pre_quantized: wake(model, self.quantization_config.spec)
@@ -136,28 +161,35 @@ class TmpqQuantizer(DiffusersQuantizer):
 auto.AUTO_QUANTIZER_MAPPING["tmpq_dm"] = TmpqQuantizer
 auto.AUTO_QUANTIZATION_CONFIG_MAPPING["tmpq_dm"] = TmpqConfig
 
+def float32_names(model)->list:
+    "Names of the buffers that stay in float32, in which quantized operations compute."
+    names = {"output_fits"}
+    for part in packed_parts(model).values(): names.update(name.rpartition(".")[2] for name, _ in part.named_buffers())
+    return sorted(names)
+
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-010
 def mark(
-    model:nn.Module,       # packed
+    model:nn.Module,         # packed
     config:TmpqConfig=None,
     quantizer=None,
-)->nn.Module:
-    "Let diffusers know a packed model as one of ours: what is saved with it, what it refuses, and how many parameters it counts."
+)->nn.Module:                # the same
+    "Let diffusers know a packed model as one of this method."
     config = config or TmpqConfig()
     config.spec = model.packed.spec
     model.register_to_config(quantization_config=config)
-    model.hf_quantizer, model.is_quantized, model.quantization_method = quantizer or TmpqQuantizer(config), True, Method.TMPQ_DM
+    model.hf_quantizer = quantizer or TmpqQuantizer(config)
+    model.is_quantized, model.quantization_method = True, Method.TMPQ_DM
+    unquantized = sum(p.numel() for p in model.parameters())
     layers = [m.plain[0] for m in model.modules() if isinstance(m, PackedWeight)]
-    original = sum(p.numel() for part in (model, *layers) for p in part.parameters())
-    model.num_parameters = lambda *args, **kwargs: original
+    quantized = sum(p.numel() for layer in layers for p in layer.parameters())
+    model.num_parameters = lambda *args, **kwargs: unquantized + quantized
     return model
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-012
 def checked(
     name:str,   # of a class of diffusers
-):              # the class; one that is loaded from a folder checks it first
+):              # a subclass that checks a folder before it loads from it
     "The class that `model_index.json` means."
-    import diffusers
     cls = getattr(diffusers, name)
     def from_pretrained(sub, path, **kwargs):
         check_above(os.path.join(path, kwargs.get("subfolder") or ""))
@@ -165,7 +197,18 @@ def checked(
     return type(name, (cls,), dict(from_pretrained=classmethod(from_pretrained), __module__=cls.__module__))
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-014
-EVERY = 100     # timesteps that stand for all where no schedule is known
+NUM_EVEN = 100     # even timesteps that stand for the schedule where none is known
+
+def ops_below(
+    den:Denoiser,
+    paths:list,    # of modules
+)->set:            # names of operations
+    "The operations in some modules. Raises `TmpqError` for a path that the model has not."
+    modules = dict(den.model.named_modules())
+    unknown = [path for path in paths if path not in modules]
+    require(not unknown, "quantization_config: modules_to_not_convert",
+            f"the model has no modules {unknown[:3]}; see model.named_modules()")
+    return {o.name for o in den.ops if any(o.name == path or o.name.startswith(f"{path}.") for path in paths)}
 
 def policy_from(
     config:TmpqConfig,
@@ -173,25 +216,25 @@ def policy_from(
 )->Policy:
     "The policy that a configuration asks for."
     if config.policy is not None: return Policy.from_dict(config.policy).check(den, "quantization_config: policy")
-    spared, ops = tuple(config.modules_to_not_convert or ()), [o.name for o in den.ops]
-    left = {n for n in ops if any(n == m or n.startswith(f"{m}.") for m in spared)}
-    unknown = [m for m in spared if m not in {n for n, _ in den.model.named_modules()}]
-    require(not unknown, "quantization_config: modules_to_not_convert", f"the model has no modules {unknown[:3]}; see model.named_modules()")
-    p = Policy.uniform(den.ops, even_timesteps(den.scheduler, min(EVERY, den.num_train_timesteps)), config.weights, config.activations, den.fingerprint)
-    return p.replace(tables=({n: (FP, FP) if n in left else pair for n, pair in p.bits().items()},))
+    left = ops_below(den, config.modules_to_not_convert or [])
+    timesteps = even_timesteps(den.scheduler, min(NUM_EVEN, den.num_train_timesteps))
+    policy = Policy.uniform(den.ops, timesteps, config.weights, config.activations, den.fingerprint)
+    return policy.replace(tables=(policy.bits() | dict.fromkeys(left, (FP, FP)),))
 
+# %% ../../nbs/08_deployment/01_quantization_method.ipynb #372eccb3
 def pack_in_place(
-    model:nn.Module,
+    model:nn.Module,    # becomes the packed model
     config:TmpqConfig,
 ):
-    "Pack a model as a configuration says; weights only without data, everything else with a calibration. Raises `TmpqError` like both."
+    "Pack a model as a configuration says: weights only without data, all else with a calibration. Raises `TmpqError`."
     den = Denoiser(model, scheduler_of(config.scheduler) if config.scheduler else None)
     policy = policy_from(config, den)
     bits = {b for table in policy.tables for pair in table.values() for b in pair} - {FP}
     net = Supernet(den, tuple(bits) or (8,))
     if config.scheduler:
-        alone = policy if len(policy.tables) == 1 else None
-        net.calibrate(**dict(policy=alone, adapt=config.policy is not None) | (config.calibration or {}))     # steps are corrected for a schedule that is known
+        # steps are corrected where the schedule is known
+        settings = {"policy": policy if len(policy.tables) == 1 else None, "adapt": config.policy is not None}
+        net.calibrate(**settings | (config.calibration or {}))
     packed(net, policy, model)
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-016
@@ -208,15 +251,16 @@ def layer_of(
 def unpacked(
     model:nn.Module,   # changed
 )->nn.Module:
-    "A packed model in floating point. Raises `TmpqError` if its bits change with time, since then there is more than one."
-    require(len(model.packed.policy.tables) == 1, "model", "its bits change with time, so that there is no one model in floating point; load the original")
+    "A packed model in floating point. Raises `TmpqError` if its bits change with time: then there is more than one."
+    require(len(model.packed.policy.tables) == 1, "model",
+            "its bits change with time, so that there is no one model in floating point; load the original")
     for path, part in packed_parts(model).items():
         if isinstance(part, QuantLayer): model.set_submodule(path, layer_of(part.source))
         else:
             host = model.get_submodule(host_of(path))
             del host.products, host.forward
     for hook in model.packed.hooks: hook.remove()
-    if "output_fits" in model._buffers: del model.output_fits
+    model._buffers.pop("output_fits", None)
     for name in ("packed", "num_parameters"): model.__dict__.pop(name, None)
     model.register_to_config(quantization_config=None)
     return model

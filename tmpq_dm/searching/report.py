@@ -8,11 +8,12 @@ __all__ = ['plot_front', 'plot_bits', 'plot_progress', 'report']
 # %% ../../nbs/07_searching/04_report.ipynb #cell-002
 import base64, html, math
 from pathlib import Path
-from ..policy import FP, Policy
+from ..policy import Policy
 from ..core.files import read_json, write_atomic
 from ..core.errors import require
-from ..core.plotting import BLUE, COLUMN, GREY, ORANGE, PAGE, RED, style
+from ..core.plotting import BLUE, COLUMN, GREY, PAGE, RED, style
 from .record import cost_of, fitness_of, read_lines
+from ..analysis.divergence import short_name
 
 # %% ../../nbs/07_searching/04_report.ipynb #cell-005
 def heat(entries, num_images)->list:
@@ -35,38 +36,66 @@ def plot_front(
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
     points, scale = heat(entries, front[0].measured["num_images"]), 1 if price else 1e9
+    front_costs = [cost_of(p.measured)/scale for p in front]
+    front_values = [p.measured["fitness"] for p in front]
+    counts = [steps_of(e) for e in points]
     with style():
         fig, ax = plt.subplots(figsize=(COLUMN, 2.4))
-        dots = ax.scatter([cost_of(e)/scale for e in points], [fitness_of(e) for e in points], c=[steps_of(e) for e in points], s=7, cmap="cividis",
-                          alpha=0.8, linewidths=0)
-        ax.step([cost_of(p.measured)/scale for p in front], [p.measured["fitness"] for p in front], where="post", color=RED, lw=1.2, label="front")
-        if budget: ax.axvline(budget/scale, color=GREY, lw=0.8, ls=":", label="budget")
+        ax.step(front_costs, front_values, where="post", color="black", lw=0.9, label="front")
+        dots = ax.scatter([cost_of(e)/scale for e in points], [fitness_of(e) for e in points], c=counts, s=14,
+                          cmap=plt.get_cmap("viridis", max(counts) - min(counts) + 1), vmin=min(counts) - 0.5, vmax=max(counts) + 0.5,
+                          edgecolors="white", linewidths=0.3)
+        ax.scatter(front_costs, front_values, s=22, facecolors="none", edgecolors="black", linewidths=0.9)
+        if budget: ax.axvline(budget/scale, color=RED, lw=0.9, ls=":", label="budget")
         fig.colorbar(dots, ax=ax, label="steps", ticks=MaxNLocator(5, integer=True))
         ax.set(xlabel=f"{price['name']} ({price['unit']})" if price else "BitOPs of an image (G)", ylabel=name)
-        ax.yaxis.set_major_locator(MaxNLocator(5))       # few and short labels: more of them would move the axis after the layout is made
+        ax.yaxis.set_major_locator(MaxNLocator(5))       # few and short labels: more would move the axis after the layout is made
         ax.legend()
     return fig
+
+# %% ../../nbs/07_searching/04_report.ipynb #78de1ed4
+def draw_bits(
+    ax,            # matplotlib axis
+    table:dict,    # operation -> (bits, bits)
+    ops:list,      # `QuantOp`s
+):                 # the strip, for a colour bar
+    "Two rows of cells, coloured by bits; lines between blocks, whose names stand below."
+    import matplotlib.pyplot as plt
+    first = {}
+    for i, o in enumerate(ops): first.setdefault(o.block, i)
+    ops = sorted(ops, key=lambda o: first[o.block])      # the temporal block's layers stand all over the network
+    values = [[min(table[o.name][side], 9) for o in ops] for side in (0, 1)]
+    strip = ax.pcolormesh(range(len(ops) + 1), range(3), values, cmap=plt.get_cmap("viridis", 8), vmin=1.5, vmax=9.5,
+                          edgecolors="white", linewidth=0.2)
+    edges = [i for i, o in enumerate(ops) if i == 0 or o.block != ops[i - 1].block] + [len(ops)]
+    ax.vlines(edges[1:-1], -0.08, 2, color="black", lw=0.6, clip_on=False)
+    middles = [(a + b) / 2 for a, b in zip(edges, edges[1:])]
+    ax.set_xticks(middles, [short_name(ops[a].block) for a in edges[:-1]], rotation=90, fontsize=5.5)
+    ax.set_yticks([0.5, 1.5], ["weights\n(left operand)", "activations\n(right operand)"])
+    ax.set(xlim=(0, len(ops)), ylim=(2, 0))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return strip
 
 # %% ../../nbs/07_searching/04_report.ipynb #cell-008
 def plot_bits(
     policy:Policy,
-    ops:list,       # `QuantOp`s, for their order
+    ops:list,       # `QuantOp`s, for their order and their blocks
     groups=None,    # drawn under the timesteps
     num_train:int=1000,
 ):                  # figure
-    "Bits of weights and activations in the order of execution, and the chosen timesteps."
+    "Bits of weights and activations as colours, block by block in the order of execution, and the chosen timesteps."
     import matplotlib.pyplot as plt
-    table = policy.bits()
     with style():
-        fig, (top, low) = plt.subplots(2, 1, figsize=(PAGE, 3.1), height_ratios=[4, 1])
-        for side, label, color in ((0, "weights (left operand)", BLUE), (1, "activations (right operand)", ORANGE)):
-            top.bar([i + 0.4*side - 0.2 for i in range(len(ops))], [min(table[o.name][side], 9) for o in ops], 0.4, color=color, label=label)
-        top.set(xlabel="operation, in the order of execution", ylabel="bits", xlim=(-1, len(ops)), ylim=(0, 10))
-        if any(FP in table[o.name] for o in ops): top.set_yticks([0, 2, 4, 6, 8, 9], [0, 2, 4, 6, 8, "fp"])
-        top.legend(loc="upper right", ncols=2)
+        fig, (top, low) = plt.subplots(2, 1, figsize=(PAGE, 2.9), height_ratios=[2, 1])
+        strip = draw_bits(top, policy.bits(), ops)
+        bar = fig.colorbar(strip, ax=top, aspect=12, pad=0.01, ticks=range(2, 10), label="bits")
+        bar.ax.set_yticklabels([*range(2, 9), "fp"])
+        bar.ax.tick_params(length=0, labelsize=6)
         for i, (lo, hi) in enumerate(groups or ()): low.axvspan(lo, hi, color=GREY, alpha=0.12 + 0.16*(i % 2), lw=0)
         low.vlines(policy.timesteps, 0, 1, color=RED, lw=1.2)
-        low.set(xlim=(num_train, 0), yticks=[], xlabel=f"the {len(policy)} chosen timesteps t (noise → image)" + (", and the groups" if groups else ""))
+        beside = ", and the groups" if groups else ""
+        low.set(xlim=(num_train, 0), yticks=[], xlabel=f"the {len(policy)} chosen timesteps t (noise → image){beside}")
     return fig
 
 # %% ../../nbs/07_searching/04_report.ipynb #cell-011
