@@ -170,7 +170,7 @@ def test_full_disk(tmp_path):
 
 
 def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
-    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-samples", "32", "--iterations", "0", "--num-images", "8", "--max-calls", "1400", "--fitness", "trajectory", "--budget-bitops", "1")
+    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-samples", "32", "--iterations", "0", "--num-images", "8", "--max-nfe", "1400", "--fitness", "trajectory", "--budget-bitops", "1")
     whole, cut = tmp_path/"whole", tmp_path/"cut"
     assert (r := tmpq(*args, "--out", whole)).returncode == 0, r.stderr
     import signal, time
@@ -189,7 +189,7 @@ def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
 
 def test_a_run_keeps_its_supernet(tmp_path):
     from tmpq_dm import Supernet, open_denoiser
-    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-images", "8", "--max-calls", "100", "--fitness", "frechet", "--budget-bitops", "1", "--out", tmp_path/"run")
+    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-images", "8", "--max-nfe", "100", "--fitness", "frechet", "--budget-bitops", "1", "--out", tmp_path/"run")
     assert "holds no supernet" in refused(*args, "--supernet", tmp_path/"typo")
     assert not (tmp_path/"run").exists() and not (tmp_path/"typo").exists()
     for seed in (0, 1): Supernet(open_denoiser(), (8,)).calibrate(32, 0, seed=seed, progress=False).save(tmp_path/f"{seed}")

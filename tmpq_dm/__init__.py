@@ -31,7 +31,7 @@ _NAMES = {
     "quantization.tiar": ["choose_cache", "temporal_error"],
     "quantization.supernet": ["Supernet"],
     "searching.space": ["SearchSpace"],
-    "searching.evolution": ["search"],
+    "searching.run": ["search"],
     "searching.fidelity": ["agreement", "calibrated_alone"],
     "deployment.quantization_method": ["TmpqConfig"],
     "deployment.exported_folder": ["load_compressed", "save_compressed"],

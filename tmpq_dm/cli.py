@@ -43,7 +43,8 @@ def real_images(
     "What generated images are compared with: statistics, images, or what comes with the bundled model. All but statistics in the bundled features take Inception-v3."
     from tmpq_dm.models.reference import reference_features, reference_statistics
     if path is None: return (reference_features(), reference_statistics()) if model == "reference" else (None, None)
-    from tmpq_dm.evaluation.inception import inception_features, real_images as of_inception
+    from tmpq_dm.evaluation.inception import inception_features
+    from tmpq_dm.cli import real_images as of_inception
     from tmpq_dm.evaluation.metrics import read_arrays, real_statistics
     features = reference_features()
     if Path(path).is_file() and len(read_arrays(path).get("mu", ())) == features.num_features: return features, real_statistics(path)
@@ -184,7 +185,7 @@ def run_search(a):
     from tmpq_dm.evaluation.fitness import make_fitness
     from tmpq_dm.models.reference import open_denoiser
     from tmpq_dm.searching.record import check_out
-    from tmpq_dm.searching.evolution import check_preset, search
+    from tmpq_dm.searching.run import check_preset, search
     from tmpq_dm.searching.space import SearchSpace
     require(a.model, "search", "which model? give MODEL, or --recipe NAME")
     require(a.out, "--out", "is missing; name the directory of the run")
@@ -200,7 +201,7 @@ def run_search(a):
     require(name == "trajectory" or features is None or features.shape in (None, den.shape), a.model,
             f"draws images {tuple(den.shape)}, the features are of {tuple(getattr(features, 'shape', None) or ())}; use --fitness trajectory")
     fitness = make_fitness(name, den, num_images=last_heat * a.num_images, seed=a.seed + 1, features=features, statistics=statistics, batch_size=a.batch)
-    run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_calls, a.population, a.generations, a.seed)
+    run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_nfe, a.population, a.generations, a.seed)
     return den, net, run
 
 def cmd_search(a):
@@ -323,8 +324,8 @@ def demo_args(quick, out, seed)->argparse.Namespace:
     "The settings of a search as `tmpq-dm search reference` would have them; small with --quick."
     common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, real_size=None, sampler=None, guidance=None, prompts=None, device=None, dtype=None, batch=32, fitness=None, preset="default", population=None, generations=None,
                   budget_bitops="0.1", budget_bytes=None, budget_seconds=None, budget_joules=None, machine=None)
-    size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_calls=16_000) if quick else
-            dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_calls=80_000))
+    size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_nfe=16_000) if quick else
+            dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_nfe=80_000))
     return argparse.Namespace(**common, **size)
 
 # %% ../nbs/09_cli.ipynb #cell-020
@@ -456,7 +457,7 @@ def add_search_options(p):
     p.add_argument("--preset", default="default", choices=("default", "published"), help="our search, or the recipe of the paper")
     p.add_argument("--population", type=count, help="individuals in a generation (default: the preset's)")
     p.add_argument("--generations", type=count, help="generations (default: the preset's)")
-    p.add_argument("--max-calls", type=count, default=100_000, help="calls of the denoiser (images x steps) that the search may spend (default %(default)s)")
+    p.add_argument("--max-nfe", type=count, default=100_000, help="calls of the denoiser (images x steps) that the search may spend (default %(default)s)")
     p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; the default search judges its best few on four times as many, unless by trajectory error (default %(default)s)")
     add_calibration_options(p)
 
