@@ -133,7 +133,7 @@ def undeclared(sources, keys):
             and not declared & {normal(o) for o in homes.get(top, [top])}]
 
 def test_imports_are_declared():
-    "What a module imports is named in settings.ini, and not under dev: fastcore and other tools of development are not; notebooks may use those"
+    "What a module imports is named in settings.ini, and not under dev; notebooks may use tools of development, too"
     keys = [k for k in SETTINGS if k.endswith("requirements")]
     assert undeclared({p.name: p.read_text(encoding="utf-8") for p in MODULES}, [k for k in keys if k != "dev_requirements"]) == []
     cells = {p: [c for c in json.loads((ROOT/p).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"] for p in NAMES}

@@ -55,15 +55,30 @@ def render(
     with style(**FROZEN): fig.savefig(buffer, format=extension, dpi=DPI, metadata=stamp)
     return buffer.getvalue()
 
+# %% ../../nbs/00_core/06_plotting.ipynb #a5a5711f
+def texts_outside(fig)->list:
+    "The visible texts of a drawn figure that reach beyond its canvas by more than half a pixel."
+    from matplotlib.text import Text
+    canvas, found = fig.bbox, []
+    ticks = {id(label) for ax in fig.axes for axis in (ax.xaxis, ax.yaxis) for label in axis.get_ticklabels(which="both")}
+    for text in fig.findobj(Text):
+        if not text.get_visible() or not text.get_text().strip() or id(text) in ticks: continue
+        box = text.get_window_extent()
+        inside = box.x0 >= -0.5 and box.y0 >= -0.5 and box.x1 <= canvas.x1 + 0.5 and box.y1 <= canvas.y1 + 0.5
+        if not inside: found.append(text.get_text())
+    return found
+
 # %% ../../nbs/00_core/06_plotting.ipynb #cell-014
 def save_fig(
     fig,            # a matplotlib figure
     name:str,       # file name without extension
     folder=None,    # where to; `figures_folder()` if None
 )->tuple:           # paths of the PDF and of the PNG
-    "Write a figure as PDF and PNG, each atomically, with nothing in them that changes from run to run."
+    "Write a figure as PDF and PNG, each atomically, with nothing in them that changes from run to run. Raises `TmpqError` if text is cut off."
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
+    cut = texts_outside(fig)
+    require(not cut, f"figure {name}", f"cuts off {cut[:3]}; make it wider, or the text shorter")
     paths = tuple(Path(folder or figures_folder())/f"{name}.{extension}" for extension in ("pdf", "png"))
     for p in paths: write_atomic(p, render(fig, p.suffix[1:]))
     return paths

@@ -23,90 +23,90 @@ from ..core.trees import leaves
 from ..sampling.trajectories import Guided
 from ..models.trace import call_model
 from ..models.pipelines import PROMPTS, ClassPipeline, conditions_of, decoder_of, network_of
-from ..quantization.layers import Products
-from ..quantization.layers import within
+from ..quantization.layers import FloatWeight, Products, Quantizer, QuantLayer, within
 from ..quantization.temporal import TemporalBlock
-from .packed import PackedDenoiser, PackedLayer, host_of, packed_parts
+from .packed import PackedDenoiser, PackedProducts, host_of, packed_parts
 from ..sampling.timekeys import step_at
 from .exported_folder import denoiser_of, pipeline_like
 
 # %% ../../nbs/08_deployment/04_openvino.ipynb #cell-006
-def on_grid(
-    x:Tensor,
-    grid:Tensor,   # (2,) scale and zero point
-    b:int,
-)->Tensor:
-    "Fake-quantize to `b` bits, on 256 levels."
-    scale, zero = grid.tolist()
-    if b < 8: x = x.clamp(-zero * scale, (2**b - 1 - zero) * scale)
-    return torch.fake_quantize_per_tensor_affine(x, scale, int(zero), 0, 255)
-
-def without_zero(
-    x:Tensor,
-    grid:Tensor,   # (2,) scale and zero point
-    b:int,
-    left:bool,     # it may be unsigned
-)->tuple:          # (x on 256 levels whose zero point is 0, by how much that is more than x on its grid)
-    "Fake-quantize to `b` bits, shifted where levels below zero and above it do not fit into 8 bits otherwise."
-    scale, zero = grid.tolist()
-    if b < 8: x = x.clamp(-zero * scale, (2**b - 1 - zero) * scale)
-    shift = 0.0 if b < 8 else scale * (zero if left else zero - 128)
-    return torch.fake_quantize_per_tensor_affine(x + shift if shift else x, scale, 0, *((0, 255) if b == 8 and left else (-128, 127))), shift
-
-class GridProducts(Products):
-    "Attention with integer products: no operand has a zero point, and what that adds is subtracted."
+class OnLevels(Quantizer):
+    "Fake-quantizes to `b` bits, on 256 levels."
     def __init__(self,
-        grids:dict,    # operand -> (grid, bits)
+        grid:Tensor,   # (2,) scale and zero point
+        b:int,
+    ):
+        self.scale, zero = grid.tolist()
+        self.zero, self.levels = int(zero), (0, 255)
+        self.ends = (-zero * self.scale, (2**b - 1 - zero) * self.scale) if b < 8 else None
+
+    def __call__(self, x):
+        if self.ends: x = x.clamp(*self.ends)
+        if self.shift: x = x + self.shift
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero, *self.levels)
+
+class WithoutZero(OnLevels):
+    "Has the zero point 0, for products of two activations; shifted where its levels do not fit into 8 bits otherwise."
+    def __init__(self, grid, b,
+        left:bool,     # it may be unsigned
+    ):
+        super().__init__(grid, b)
+        zero, fits = grid[1].item(), b < 8
+        self.zero, self.levels = 0, (0, 255) if left and not fits else (-128, 127)
+        if not fits: self.shift = self.scale * (zero if left else zero - 128)
+
+# %% ../../nbs/08_deployment/04_openvino.ipynb #2f3e3751
+class ConstantWeight(nn.Module):
+    "The source of a layer whose weight is a constant, on levels that a converter knows."
+    def __init__(self,
+        weight:Tensor, bias,
+        scale:Tensor,    # (C_out,)
+        levels:tuple,    # lowest and highest
     ):
         super().__init__()
-        self.grids = grids
+        self.weight, self.bias, self.levels = weight.contiguous(), bias, levels
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int32))
 
-    def on_grid(self, o, x): return without_zero(x, *self.grids[o], o in "qp") if o in self.grids else (x, 0.0)
+    def forward(self, scaled):
+        args = self.weight, self.scale, self.zero, 0, *self.levels
+        return torch.fake_quantize_per_channel_affine(*args), self.bias
 
-    def qk(self, q, k, factor):
-        (q, more), (k, _) = self.on_grid("q", q), self.on_grid("k", k)      # a shift of k adds the same to all keys, which softmax ignores
-        logits = q @ k.transpose(-1, -2) * factor
-        return logits - more * factor * k.sum(-1)[..., None, :] if more else logits
+class Sum(nn.Module):
+    "A layer whose input is joined of two parts, as a layer for each."
+    def __init__(self, first, second, split):
+        super().__init__()
+        self.first, self.second, self.split = first, second, split
 
-    def pv(self, p, v):
-        (p, more), (v, up) = self.on_grid("p", p), self.on_grid("v", v)
-        y = p @ v
-        if more: y = y - more * (v - up).sum(-2, keepdim=True)
-        return y - up * p.sum(-1, keepdim=True) if up else y
+    def forward(self, x): return self.first(x[:, :self.split]) + self.second(x[:, self.split:])
 
-class GridLayer(nn.Module):
+def constant_layer(
+    layer:QuantLayer, # packed
+    pair:tuple,       # (weight bits, activation bits)
+    step:int=None,    # of the schedule, where grids depend on it
+    narrow:bool=True, # weights of up to 4 bits on 16 levels, not on 256
+)->nn.Module:
     "A packed layer in operations that converters know."
-    def __init__(self,
-        part:PackedLayer,
-        pair:tuple,      # (weight bits, activation bits)
-        step:int=None,   # of the schedule, where grids depend on it
-        narrow:bool=True,# weights of up to 4 bits on 16 levels, not on 256
-    ):
-        super().__init__()
-        self.range = (-8, 7) if narrow and pair[0] <= 4 else (-128, 127)
-        (self.w, self.a), self.run, self.split, bias = pair, part.run, part.split, part.bias_of(*pair)
-        self.weight, self.bias = part.weight_of(*pair).contiguous(), None if bias is None else bias.clone()
-        if self.w != FP:
-            self.register_buffer("scale", getattr(part, f"affine{self.w}_{self.a}")[0].clone())
-            self.register_buffer("zero", torch.zeros(len(self.scale), dtype=torch.int32))
-        if self.a != FP: self.grids = list(grid_at(getattr(part, f"grid{self.a}"), 3, step))
-
-    def forward(self, x):
-        if self.a == FP: return self.run(x, self.on_levels(self.weight), self.bias)
-        if not self.split: return self.run(on_grid(x, self.grids[0], self.a), self.on_levels(self.weight), self.bias)
-        s, (first, second) = self.split, self.grids
-        return (self.run(on_grid(x[:, :s], first, self.a), self.on_levels(self.weight[:, :s]), self.bias)
-                + self.run(on_grid(x[:, s:], second, self.a), self.on_levels(self.weight[:, s:]), None))
-
-    def on_levels(self, weight):
-        "A weight, as integers and their scale."
-        if self.w == FP: return weight
-        return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero, 0, *self.range)
+    packed, (w, a), split = layer.source, pair, layer.split
+    levels = (-8, 7) if narrow and w <= 4 else (-128, 127)
+    weight, bias = packed.weight(w, a).contiguous(), packed.bias(w, a)
+    if bias is not None: bias = bias.clone()
+    def part(weight, bias, quantizer):
+        source = FloatWeight(weight, bias)
+        if w != FP: source = ConstantWeight(weight, bias, packed.scale(w, a).clone(), levels)
+        new = QuantLayer(packed.plain[0], source=source)
+        new.quantizers["x"] = quantizer
+        return new
+    if a == FP: return part(weight, bias, Quantizer())
+    grids = [OnLevels(grid, a) for grid in grid_at(getattr(packed, f"grid{a}"), 3, step)]
+    if not split: return part(weight, bias, grids[0])
+    return Sum(part(weight[:, :split], bias, grids[0]), part(weight[:, split:], None, grids[1]), split)
 
 def grid_at(grid, timed_dim, step):
     "A grid, at a step if it has one for each."
     return grid[step] if grid.dim() == timed_dim else grid
 
+# %% ../../nbs/08_deployment/04_openvino.ipynb #b709126f
 class PooledNorm(nn.Module):
     "A group normalisation that leaves images laid out as convolutions like them."
     def __init__(self, norm:nn.GroupNorm):
@@ -131,21 +131,29 @@ class Now:
     "The step that a twin is asked for, and the size of its batch."
     step:Tensor=None; n:int=0
 
-class TimedLayer(nn.Module):
-    "A packed layer whose grid depends on the step, where its output cannot be known because it depends on the condition, too."
+class AtStep(Quantizer):
+    "Quantizes and dequantizes on the grid of the step that a twin is asked for."
     def __init__(self,
-        part:PackedLayer,
-        pair:tuple,      # (weight bits, activation bits)
-        now,             # the `Now` of its twin
-    ):
-        super().__init__()
-        self.run, self.weight, self.bias, self.now, self.top = part.run, part.weight_of(*pair), part.bias_of(*pair), now, 2**pair[1] - 1
-        self.register_buffer("grid", getattr(part, f"grid{pair[1]}")[:, 0].clone())      # (S, 2)
+        grid:Tensor,     # (S, 2)
+        b:int,
+        now:Now,         # of its twin
+    ): self.grid, self.now, self.top = grid, now, 2**b - 1
 
-    def forward(self, x):
+    def __call__(self, x):
         scale, zero = self.grid[self.now.step].squeeze(0)
         codes = torch.maximum(torch.minimum((x * (1 / scale)).round(), self.top - zero), -zero)
-        return self.run(codes * scale, self.weight, self.bias)
+        return codes * scale
+
+def timed_layer(
+    layer:QuantLayer,    # packed
+    pair:tuple,          # (weight bits, activation bits)
+    now:Now,
+)->QuantLayer:
+    "A packed layer whose grid depends on the step, where its output cannot be known: it depends on the condition, too."
+    packed = layer.source
+    new = QuantLayer(packed.plain[0], source=FloatWeight(packed.weight(*pair), packed.bias(*pair)))
+    new.quantizers["x"] = AtStep(getattr(packed, f"grid{pair[1]}")[:, 0].clone(), pair[1], now)
+    return new
 
 class Lookup(nn.Module):
     "A layer whose outputs are known, one for each step."
@@ -195,7 +203,7 @@ def twin(
     den:PackedDenoiser,
     steps:list,      # of the schedule, which have the same bits
     features:dict,   # from `features_of`
-    narrow:bool=True,# see `GridLayer`
+    narrow:bool=True,# see `constant_layer`
 )->Twin:
     "The twin for some steps. Their grids are those of the first."
     bits, now, model = den.policy.bits(steps[0]), Now(), copy.deepcopy(den.model)
@@ -203,20 +211,21 @@ def twin(
     for hooks in (model._forward_pre_hooks, model._forward_hooks, model._forward_pre_hooks_with_kwargs): hooks.clear()
     for path, part in packed_parts(model).items():
         if path in features: model.set_submodule(path, Lookup(features[path], now))
-        elif path in temporal and path in den.model.packed.spec["timed"] and bits[path][1] != FP: model.set_submodule(path, TimedLayer(part, bits[path], now))
-        elif isinstance(part, PackedLayer): model.set_submodule(path, GridLayer(part, bits[path], steps[0], narrow))
+        elif path in temporal and path in den.model.packed.spec["timed"] and bits[path][1] != FP: model.set_submodule(path, timed_layer(part, bits[path], now))
+        elif isinstance(part, QuantLayer): model.set_submodule(path, constant_layer(part, bits[path], steps[0], narrow))
         else: attend_on_grids(model.get_submodule(host_of(path)), part, bits, host_of(path), steps[0])
     for path in set(features) - set(packed_parts(den.model)): model.set_submodule(path, Lookup(features[path], now))
     for path, norm in [(p, m) for p, m in model.named_modules() if isinstance(m, nn.GroupNorm)]: model.set_submodule(path, PooledNorm(norm))
     fits = den.model.output_fits.clone() if den.model.packed.spec["corrected"] else None
     return Twin(model, now, fits, torch.tensor(den.policy.timesteps), inputs_of(model)).eval()
 
-def attend_on_grids(host, part, bits, path, step):
+def attend_on_grids(host, part:PackedProducts, bits, path, step):
     "Compute an attention with its products on grids."
     both = [(o, b) for kind in ("qk", "pv") for o, b in zip(kind, bits[f"{path}.{kind}"]) if b != FP]
     del host.products
     host.__dict__.pop("forward")
-    host.forward = within(GridProducts({o: (grid_at(getattr(part, f"{o}{b}"), 2, step), b) for o, b in both}), host.forward)
+    quantizers = {o: WithoutZero(grid_at(part.grid(o, b), 2, step), b, o in "qp") for o, b in both}
+    host.forward = within(Products(quantizers), host.forward)
 
 # %% ../../nbs/08_deployment/04_openvino.ipynb #cell-013
 def groups_of(
@@ -247,7 +256,7 @@ def as_saved(
 def graphs_of(
     den:PackedDenoiser,
     convert,          # function (twin, example of its inputs) -> graph
-    narrow:bool=True, # see `GridLayer`
+    narrow:bool=True, # see `constant_layer`
 )->tuple:             # (list of graphs, for each step the number of its graph)
     "The model converted, a graph for each group of steps."
     features, graphs, graph_of_step = features_of(den), [], [0] * len(den.policy)
@@ -344,7 +353,7 @@ def as_openvino(
 def described(
     pipe,             # with a packed model
     convert,          # see `graphs_of`
-    narrow:bool=True, # see `GridLayer`
+    narrow:bool=True, # see `constant_layer`
 )->tuple:             # (graphs, what one must know to run them)
     "Convert the model of a pipeline."
     model = network_of(pipe)

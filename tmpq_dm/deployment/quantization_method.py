@@ -19,7 +19,8 @@ from ..core.errors import TmpqError, require
 from ..models.denoiser import Denoiser
 from ..sampling.schedulers import alphas, even_timesteps
 from ..quantization.supernet import Supernet
-from .packed import PackedLayer, host_of, make_places, packed, packed_parts, wake
+from ..quantization.layers import QuantLayer
+from .packed import PackedWeight, host_of, make_places, packed, packed_parts, wake
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-005
 class Method(str, Enum):
@@ -163,7 +164,7 @@ auto.AUTO_QUANTIZATION_CONFIG_MAPPING["tmpq_dm"] = TmpqConfig
 def float32_names(model)->list:
     "Names of the buffers that stay in float32, in which quantized operations compute."
     names = {"output_fits"}
-    for part in packed_parts(model).values(): names.update(name for name, _ in part.named_buffers())
+    for part in packed_parts(model).values(): names.update(name.rpartition(".")[2] for name, _ in part.named_buffers())
     return sorted(names)
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-010
@@ -179,7 +180,8 @@ def mark(
     model.hf_quantizer = quantizer or TmpqQuantizer(config)
     model.is_quantized, model.quantization_method = True, Method.TMPQ_DM
     unquantized = sum(p.numel() for p in model.parameters())
-    quantized = sum(part.num_parameters() for part in packed_parts(model).values())
+    layers = [m.plain[0] for m in model.modules() if isinstance(m, PackedWeight)]
+    quantized = sum(p.numel() for layer in layers for p in layer.parameters())
     model.num_parameters = lambda *args, **kwargs: unquantized + quantized
     return model
 
@@ -237,12 +239,12 @@ def pack_in_place(
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-016
 def layer_of(
-    part,              # a `PackedLayer` with one setting
+    part:PackedWeight, # with one setting
 )->nn.Module:
     "The convolution or linear layer with the decoded weights."
     (w, a), = part.pairs
-    layer, bias = copy.deepcopy(part.plain[0]), part.bias_of(w, a)
-    layer.weight = nn.Parameter(part.weight_of(w, a).clone(), requires_grad=False)
+    layer, bias = copy.deepcopy(part.plain[0]), part.bias(w, a)
+    layer.weight = nn.Parameter(part.weight(w, a).clone(), requires_grad=False)
     layer.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=False)
     return layer
 
@@ -253,12 +255,12 @@ def unpacked(
     require(len(model.packed.policy.tables) == 1, "model",
             "its bits change with time, so that there is no one model in floating point; load the original")
     for path, part in packed_parts(model).items():
-        if isinstance(part, PackedLayer): model.set_submodule(path, layer_of(part))
+        if isinstance(part, QuantLayer): model.set_submodule(path, layer_of(part.source))
         else:
             host = model.get_submodule(host_of(path))
             del host.products, host.forward
     for hook in model.packed.hooks: hook.remove()
     model._buffers.pop("output_fits", None)
-    for name in ("packed", "num_parameters", "__deepcopy__"): model.__dict__.pop(name, None)
+    for name in ("packed", "num_parameters"): model.__dict__.pop(name, None)
     model.register_to_config(quantization_config=None)
     return model

@@ -19,7 +19,7 @@ from ..sampling.schedulers import alphas
 from ..sampling.timekeys import Knots
 from ..sampling.trajectories import calibration_data
 from .layers import ActSets
-from .network import QuantizedNetwork, ports_of, set_layer, set_table
+from .network import QuantizedNetwork, quantizers_of, set_layer, set_table
 from .reconstruction import Unit, correct_bias, draw, find_ranges, level_rows, observe_unit, reconstruct, release, run_on, units, layer_hooks
 from .tiar import calibrate_block
 
@@ -78,7 +78,7 @@ def read_tensors(net, path:Path, sha256:str):
     found, every = load_file(path), torch.arange(net.num_train_timesteps)
     for n, w in net.weights.items(): w.scale, w.up = (found[f"{n}/weight/{k}"].to(w.weight.device) for k in ("scale", "up"))
     for n in net.shifts: net.shifts[n], net.gains[n] = found[f"{n}/shift"].to(net.shifts[n].device), found[f"{n}/gain"]
-    for n, operand, _ in ports_of(net, net.quantized):
+    for n, operand, _ in quantizers_of(net, net.quantized):
         if (scale := found.get(f"{n}/{operand}/scale")) is None: continue      # not calibrated yet
         where = None if len(scale) == 1 else every if len(scale) == len(every) else spread_knots(net, len(scale)).where
         net.acts[n, operand] = ActSets(net.bits, scale, found[f"{n}/{operand}/zero"], where)
@@ -149,7 +149,7 @@ def align(
         site = net.sites[name]
         for key in [(name, side, b) for side in (0, 1) for b in net.bits]:
             set_layer(net, ops[name], (key[2], FP) if key[1] == 0 else (FP, key[2]))
-            sums[key] = sums.get(key, 0) + paired_sums(y, site.run(site.enter(h), site.weight, site.bias0))
+            sums[key] = sums.get(key, 0) + paired_sums(y, site.run(site.quantized(h), site.source.weight, site.source.full_bias))
         set_layer(net, ops[name], (FP, FP))
     set_table(net, {o.name: (FP, FP) for o in net.ops})
     for rows in [slice(k, k + batch_size) for k in range(0, len(x), batch_size)]:
@@ -167,7 +167,8 @@ def take_slope(net, name, side, i, found, unseen):
     "Write down what the sums say. The slope multiplies the mean, too: where that was right already, it must stay."
     n, y, z, yy, yz = found
     gain = ((yy - y*y/n).sum() / (yz - y*z/n).sum().clamp(min=1e-12)).clamp(0.5, 2)
-    bias = 0 if net.sites[name].bias0 is None else net.sites[name].bias0
+    bias = net.sites[name].source.full_bias
+    if bias is None: bias = 0
     net.gains[name][side, i] = gain
     if not unseen: net.shifts[name][side, i] -= (gain - 1) * (z/n - bias)
     elif side == 1: net.shifts[name][side, i] = y/n - bias - gain * (z/n - bias)

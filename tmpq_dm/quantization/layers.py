@@ -46,13 +46,28 @@ class ActSets:
         return Grid(*[v[k, i].view(-1, *[1] * (dim - 1)).to(device) for v in (self.scale, self.zero)], *levels(b, signed=False))
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #cell-007
-def passthrough(x):
-    "The port of an operand in floating point."
-    return x
+class Quantizer:
+    "What an operand goes through before it is multiplied. This one leaves it in floating point."
+    factor = 1.0    # what its output must be multiplied with; 1 if there is a shift
+    shift = 0.0     # by how much its output is more than the operand
 
+    def __call__(self, x): return x
+
+FLOAT = Quantizer()
+
+class Recorder(Quantizer):
+    "Shows the operand to a function, and leaves it as it is."
+    def __init__(self, show): self.show = show
+
+    def __call__(self, x):
+        self.show(x)
+        return x
+
+# %% ../../nbs/06_quantization/03_layers.ipynb #f8ce2553
 class Scratch:
     "Memory that is used again for every layer's integers: fresh pages from the system cost more than quantizing does."
     def __init__(self): self.memory, self.views = torch.empty(0), {}
+    def __deepcopy__(self, memo): return memo.setdefault(id(self), Scratch())
 
     def like(self, x):
         "An uninitialised tensor of the shape and strides of `x`, valid until the next call."
@@ -64,77 +79,125 @@ class Scratch:
                 self.views[key] = self.memory.as_strided(dense.shape, dense.stride())
         return self.views[key]
 
-def integer_port(
-    grid:Grid,
-    scratch:Scratch=None,  # where to put the integers, if they are used up before the next port runs
-):            # function: activation -> integers q - z as floats, to be multiplied by `grid.scale` later
-    "Quantize without dequantizing: zero stays zero, so padding is right."
-    inverse, lo, hi = (1 / grid.scale).item(), (grid.lo - grid.zero).item(), (grid.hi - grid.zero).item()
-    return lambda x: torch.mul(x, inverse, out=scratch and scratch.like(x)).round_().clamp_(lo, hi)
+class ToIntegers(Quantizer):
+    "Yields the integers q - z as floats, without dequantizing them: zero stays zero, so padding is right."
+    def __init__(self,
+        grid:Grid,
+        scratch:Scratch=None,  # where to put the integers, if they are used up before the next quantizer runs
+    ):
+        self.scratch, self.factor, self.inverse = scratch, grid.scale.item(), (1 / grid.scale).item()
+        self.lo, self.hi = (grid.lo - grid.zero).item(), (grid.hi - grid.zero).item()
+
+    def __call__(self, x):
+        out = self.scratch and self.scratch.like(x)
+        return torch.mul(x, self.inverse, out=out).round_().clamp_(self.lo, self.hi)
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #cell-010
-def timed_port(
-    acts:ActSets, b:int, clock:Clock,
-):            # function: activation -> fake-quantized activation
-    "Quantize and dequantize on the grid of the time."
-    i, (lo, hi), where = acts.bits.index(b), levels(b, signed=False), acts.where.tolist()
-    scales, inverse, zeros = acts.scale[:, i].tolist(), (1 / acts.scale[:, i]).tolist(), acts.zero[:, i].tolist()
-    def port(x):
-        if clock.single is None: return acts.rows(b, clock.t, x.dim(), x.device)(x).to(x.dtype)
-        k = where[clock.single]
-        return (x * inverse[k]).round_().clamp_(lo - zeros[k], hi - zeros[k]).mul_(scales[k])
-    return port
+class Timed(Quantizer):
+    "Quantizes and dequantizes on the grid of the time."
+    def __init__(self, acts:ActSets, b:int, clock:Clock):
+        i, (lo, hi) = acts.bits.index(b), levels(b, signed=False)
+        self.acts, self.b, self.clock, self.where = acts, b, clock, acts.where.tolist()
+        self.scales, self.inverse = acts.scale[:, i].tolist(), (1 / acts.scale[:, i]).tolist()
+        self.ends = [(lo - zero, hi - zero) for zero in acts.zero[:, i].tolist()]
 
-# %% ../../nbs/06_quantization/03_layers.ipynb #cell-012
-class QuantLayer(nn.Module):
-    "A convolution or linear layer with an exchangeable port and weight."
+    def __call__(self, x):
+        if self.clock.single is None: return self.acts.rows(self.b, self.clock.t, x.dim(), x.device)(x).to(x.dtype)
+        k = self.where[self.clock.single]
+        return (x * self.inverse[k]).round_().clamp_(*self.ends[k]).mul_(self.scales[k])
+
+# %% ../../nbs/06_quantization/03_layers.ipynb #755fd37a
+class FloatWeight:
+    "A weight and a bias in floating point, and those that stand for them now."
     def __init__(self,
-        layer:nn.Module,  # Conv2d or Linear; its parameters are referred to, not copied
-        split:int=0,      # channels that enter by port 'x'; the others enter by 'y'. 0: all by 'x'
+        weight:Tensor, bias=None,   # referred to, not copied
+    ):
+        self.full, self.full_bias = weight.detach().float(), None if bias is None else bias.detach().float()
+        self.set(self.full, self.full_bias)
+
+    def set(self,
+        weight:Tensor, bias,   # in which the quantizers' factors are already
+    ): self.weight, self.bias = weight, bias
+
+    def __call__(self, scaled): return self.weight, self.bias
+
+# %% ../../nbs/06_quantization/03_layers.ipynb #90460a03
+class QuantLayer(nn.Module):
+    "A convolution or linear layer whose input goes through quantizers, with a weight from any source."
+    def __init__(self,
+        layer:nn.Module,  # Conv2d or Linear
+        split:int=0,      # channels that go through quantizer 'x'; the others go through 'y'. 0: all through 'x'
+        source=None,      # function (see `scaled`) -> (weight, bias); the layer's own if None
     ):
         super().__init__()
-        conv = isinstance(layer, nn.Conv2d)
-        require(not conv or layer.padding_mode == "zeros", "model",
-                f"a convolution pads with {getattr(layer, 'padding_mode', '')}; only zeros can be quantized")
-        self.run = partial(F.conv2d, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups) if conv else F.linear
-        self.full, self.bias0 = layer.weight.detach().float(), None if layer.bias is None else layer.bias.detach().float()
-        self.bias = self.bias0
-        self.weight, self.split, self.ports = self.full, split, dict.fromkeys("xy" if split else "x", passthrough)
+        conv, padding = isinstance(layer, nn.Conv2d), getattr(layer, "padding_mode", "zeros")
+        require(padding == "zeros", "model", f"a convolution pads with {padding}; only zeros can be quantized")
+        self.run = F.linear
+        if conv:
+            how = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
+            self.run = partial(F.conv2d, **how)
+        self.source = source or FloatWeight(layer.weight, layer.bias)
+        self.split, self.quantizers = split, dict.fromkeys("xy" if split else "x", FLOAT)
         self.known = None      # function () -> its output, where that need not be computed
 
-    def enter(self, x):
-        "The activation, through its ports."
-        if not self.split: return self.ports["x"](x)
-        return torch.cat([self.ports["x"](x[:, :self.split]), self.ports["y"](x[:, self.split:])], 1)
+    def quantized(self, x):
+        "The input, through its quantizers."
+        if not self.split: return self.quantizers["x"](x)
+        return torch.cat([self.quantizers["x"](x[:, :self.split]), self.quantizers["y"](x[:, self.split:])], 1)
 
-    def forward(self, x): return (self.known() if self.known else self.run(self.enter(x.float()), self.weight, self.bias)).to(x)
+    def scaled(self, weight):
+        "A weight, multiplied with the factor of each part of the input channels."
+        factors = [q.factor for q in self.quantizers.values()]
+        if len(factors) == 1: return weight * factors[0]
+        first = torch.arange(weight.shape[1], device=weight.device) < self.split
+        return weight * torch.where(first, *factors).view(1, -1, *[1] * (weight.dim() - 2))
+
+    def forward(self, x):
+        if self.known: return self.known().to(x)
+        weight, bias = self.source(self.scaled)
+        return self.run(self.quantized(x.float()), weight, bias).to(x)
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #cell-014
 class Products(TorchFunctionMode):
-    "Computes attention with ports for queries, keys, probabilities and values."
-    def __init__(self):
+    "Computes attention with quantizers for queries, keys, probabilities and values."
+    def __init__(self,
+        quantizers=(),   # dict: 'q', 'k', 'p' or 'v' -> its quantizer; floating point where there is none
+    ):
         super().__init__()
-        self.ports, self.scales = dict.fromkeys("qkpv", passthrough), (1.0, 1.0)
+        self.quantizers = dict.fromkeys("qkpv", FLOAT) | dict(quantizers)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.scaled_dot_product_attention: return self.attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
-    def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-        require(not is_causal and not enable_gqa, "model", "causal or grouped attention cannot be quantized; use plain attention")
+    def attend(self, query, key, value,
+        attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+        require(not is_causal and not enable_gqa, "model",
+                "causal or grouped attention cannot be quantized; use plain attention")
         logits = self.qk(query.float(), key.float(), scale or query.shape[-1] ** -0.5)
-        if attn_mask is not None: logits = logits + attn_mask if attn_mask.dtype != torch.bool else logits.masked_fill(~attn_mask, -math.inf)
+        if attn_mask is not None and attn_mask.dtype == torch.bool: logits = logits.masked_fill(~attn_mask, -math.inf)
+        elif attn_mask is not None: logits = logits + attn_mask
         return self.pv(logits.softmax(-1), value.float()).to(query)
 
-    def qk(self, q, k, factor): return self.ports["q"](q) @ self.ports["k"](k).transpose(-1, -2) * (self.scales[0] * factor)
+    def qk(self, q, k, scale):
+        "The logits, up to a number for each query."
+        left, right = self.quantizers["q"], self.quantizers["k"]
+        q, k = left(q), right(k)
+        logits = q @ k.transpose(-1, -2) * (left.factor * right.factor * scale)
+        return logits - left.shift * scale * k.sum(-1)[..., None, :] if left.shift else logits
 
-    def pv(self, p, v): return self.ports["p"](p) @ self.ports["v"](v) * self.scales[1]
+    def pv(self, p, v):
+        "The weighted values."
+        left, right = self.quantizers["p"], self.quantizers["v"]
+        p, v = left(p), right(v)
+        y = p @ v * (left.factor * right.factor)
+        if left.shift: y = y - left.shift * (v - right.shift).sum(-2, keepdim=True)
+        return y - right.shift * p.sum(-1, keepdim=True) if right.shift else y
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #cell-017
-def within(
-    mode:TorchFunctionMode, forward,
-):           # a function like `forward`
-    "`forward`, run inside `mode`."
-    def run(*args, **kwargs):
-        with mode: return forward(*args, **kwargs)
-    return run
+class within:
+    "A function, run inside a mode. It can be copied with the module that it belongs to."
+    def __init__(self, mode:TorchFunctionMode, forward): self.mode, self.forward = mode, forward
+
+    def __call__(self, *args, **kwargs):
+        with self.mode: return self.forward(*args, **kwargs)

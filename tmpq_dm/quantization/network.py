@@ -18,14 +18,14 @@ from ..sampling.timekeys import Clock, Knots, position
 from ..sampling.trajectories import Guided
 from .correction import take_back
 from .grid import WeightSets
-from .layers import Products, QuantLayer, Scratch, within, integer_port, passthrough, timed_port
+from .layers import FLOAT, Products, QuantLayer, Scratch, Timed, ToIntegers, within
 
 # %% ../../nbs/06_quantization/04_network.ipynb #cell-017
-def with_ports(
+def with_quantizers(
     den:Denoiser,
-    split:bool=False,  # concatenated activations enter by two ports
+    split:bool=False,  # concatenated activations go through two quantizers
 )->tuple:            # (model, dict: operation -> the QuantLayer or Products it runs in)
-    "A copy of the model whose operations have ports."
+    "A copy of the model whose operations have quantizers."
     frozen = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in den.model.parameters()}   # same storage
     model, sites = copy.deepcopy(den.model, frozen), {}
     for op in den.ops:
@@ -46,9 +46,9 @@ def operands(net, op)->str:
     "The activations that enter an operation."
     return "xy" if op.split and net.split else OPERANDS[op.kind]
 
-def ports_of(net, ops):
-    "(operation, operand, ports of its site) for every activation that enters `ops`."
-    return [(op.name, operand, net.sites[op.name].ports) for op in ops for operand in operands(net, op)]
+def quantizers_of(net, ops):
+    "(operation, operand, quantizers of its site) for every activation that enters `ops`."
+    return [(op.name, operand, net.sites[op.name].quantizers) for op in ops for operand in operands(net, op)]
 
 # %% ../../nbs/06_quantization/04_network.ipynb #ef520996
 class QuantizedNetwork(Guided):
@@ -64,15 +64,15 @@ class QuantizedNetwork(Guided):
         unknown = set(float_ops) - {o.name for o in denoiser.ops}
         require(not unknown, "float_ops", f"the model has no operations {sorted(unknown)[:3]}; see Denoiser.ops")
         self.denoiser, self.bits, self.float_ops = denoiser, tuple(sorted(bits, reverse=True)), tuple(float_ops)
-        self.split, (self.model, self.sites) = split, with_ports(denoiser, split)
+        self.split, (self.model, self.sites) = split, with_quantizers(denoiser, split)
         self.scratch, self.clock, self.knots = Scratch(), Clock(denoiser.first_timestep), Knots(denoiser.scheduler)
         self.model.register_forward_pre_hook(lambda m, args, kwargs: self.clock.set(kwargs["timestep"] if "timestep" in kwargs else args[1]), with_kwargs=True)
         self.observers, self.calls, self.policy, self.current = [weight_observer, act_observer], 0, None, {}
         self.alone = None   # a precision table, while calibrating for that alone
-        self.weights = weights or {o.name: WeightSets(self.sites[o.name].full, self.bits, weight_observer) for o in self.quantized if not o.product}
+        self.weights = weights or {o.name: WeightSets(self.sites[o.name].source.full, self.bits, weight_observer) for o in self.quantized if not o.product}
         self.acts = {}      # (operation, operand) -> ActSets, filled by calibration
         self.fits = None    # what is done to its outputs at each timestep, from `fit_outputs`
-        self.shifts = {o.name: torch.zeros(2, len(self.bits), o.weight_shape[0], device=self.sites[o.name].full.device) for o in self.quantized if not o.product}   # see `bias_at`
+        self.shifts = {o.name: torch.zeros(2, len(self.bits), o.weight_shape[0], device=self.sites[o.name].source.full.device) for o in self.quantized if not o.product}   # see `bias_at`
         self.gains = {name: torch.ones(2, len(self.bits)) for name in self.shifts}      # see `gain_at`
 
     ops = property(lambda self: self.denoiser.ops)
@@ -97,47 +97,36 @@ def set_layer(
 ):
     "Set a convolution or linear layer to `bits`."
     site, (bw, ba) = net.sites[op.name], bits
-    gain = gain_at(net, op, bits)
-    weight = site.full * gain if bw == FP else net.weights[op.name].hard(bw, gain)
-    for operand in operands(net, op): site.ports[operand], _ = port_of(net, op.name, operand, ba, None if site.split else net.scratch)
-    site.weight, site.bias = torch.empty_like(site.full).copy_(weight * input_factor(net, op, ba)), bias_at(net, op, bits)
+    gain, scratch = gain_at(net, op, bits), None if site.split else net.scratch
+    for operand in operands(net, op): site.quantizers[operand] = quantizer_of(net, op.name, operand, ba, scratch)
+    weight = site.source.full * gain if bw == FP else net.weights[op.name].hard(bw, gain)
+    site.source.set(torch.empty_like(site.source.full).copy_(site.scaled(weight)), bias_at(net, op, bits))
 
 def gain_at(net, op, bits)->float:
-    "What gives the slope back that a quantized weight and a quantized activation have lost."
+    "What restores the slope that a quantized weight and a quantized activation have lost."
     gains = net.gains.get(op.name)
     return math.prod(gains[side, net.bits.index(b)].item() for side, b in enumerate(bits) if b != FP)
 
 def bias_at(net, op, bits):
-    "The bias, with the mean errors of a quantized weight and of a quantized activation taken back."
-    bias, shifts = net.sites[op.name].bias0, net.shifts.get(op.name)
+    "The bias, corrected for the mean errors of a quantized weight and of a quantized activation."
+    bias, shifts = net.sites[op.name].source.full_bias, net.shifts.get(op.name)
     for side, b in enumerate(bits):
         if b != FP: bias = shifts[side, net.bits.index(b)] + (0 if bias is None else bias)
     return bias
 
-def input_factor(net, op, b):
-    "What the weight is multiplied with: a scale, or one for each part of the input channels."
-    factors = [port_of(net, op.name, operand, b)[1] for operand in operands(net, op)]
-    if len(factors) == 1: return factors[0]
-    first = torch.arange(op.weight_shape[1], device=net.sites[op.name].full.device) < op.split
-    return torch.where(first, *factors).view(1, -1, *[1] * (len(op.weight_shape) - 2))
-
-def port_of(net, name, operand, b, scratch=None):
-    "The port of an operand at `b` bits, and the factor that its output still lacks."
-    if b == FP: return passthrough, 1.0
+def quantizer_of(net, name, operand, b, scratch=None):
+    "The quantizer of an operand at `b` bits."
+    if b == FP: return FLOAT
     acts = net.acts[name, operand]
-    if acts.where is not None: return timed_port(acts, b, net.clock), 1.0
-    return integer_port(acts.grid(b), scratch), acts.grid(b).scale.item()
+    return ToIntegers(acts.grid(b), scratch) if acts.where is None else Timed(acts, b, net.clock)
 
 def set_product(
     net:QuantizedNetwork, op:QuantOp,
     bits:tuple,     # (left operand, right operand)
 ):
     "Set one of the two products of attention to `bits`."
-    site, factor = net.sites[op.name], 1.0
     for operand, b in zip(operands(net, op), bits):
-        site.ports[operand], f = port_of(net, op.name, operand, b)
-        factor *= f
-    site.scales = (factor, site.scales[1]) if op.kind == "qk" else (site.scales[0], factor)
+        net.sites[op.name].quantizers[operand] = quantizer_of(net, op.name, operand, b)
 
 # %% ../../nbs/06_quantization/04_network.ipynb #cell-023
 @torch.no_grad()
@@ -196,5 +185,5 @@ def nbytes(
     self:QuantizedNetwork,
 )->int: # bytes
     "What the supernet holds beside the denoiser it refers to: the weights now set, rounding bits, scales, corrections."
-    active = sum(s.weight.nbytes for s in self.sites.values() if isinstance(s, QuantLayer))
+    active = sum(s.source.weight.nbytes for s in self.sites.values() if isinstance(s, QuantLayer))
     return active + sum(w.nbytes for w in [*self.weights.values(), *self.shifts.values(), *self.gains.values()]) + sum(a.scale.nbytes + a.zero.nbytes for a in self.acts.values())

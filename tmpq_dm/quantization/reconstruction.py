@@ -17,9 +17,10 @@ from ..core.errors import require
 from ..core.trees import rows_of
 from ..models.denoiser import Denoiser, run_network
 from ..core.trees import each_tensor
+from ..sampling.timekeys import Clock
 from .grid import OBSERVERS, levels, lsq, soft_up, start_up, undecided
-from .layers import ActSets, QuantLayer, passthrough
-from .network import QuantizedNetwork, operands, ports_of, set_table
+from .layers import FLOAT, ActSets, Quantizer, QuantLayer, Recorder
+from .network import QuantizedNetwork, operands, quantizers_of, set_table
 
 # %% ../../nbs/06_quantization/05_reconstruction.ipynb #cell-005
 class Reached(Exception):
@@ -173,8 +174,11 @@ def find_ranges(
     "Fill `net.acts` for the operations of a unit, each precision from the samples of its level. Raises `TmpqError` when an activation is not finite."
     grids, seen = {}, {}
     few = unit.chunk is not None and net.knots.where is None      # large models: some of the values, and the ends of all
-    def recorder(key): return lambda x: seen.setdefault(key, []).append(thinned(x.detach(), MOST // len(pieces)) if few else x.detach()) or x
-    for name, operand, ports in ports_of(net, unit.ops): ports[operand] = recorder((name, operand))
+    def record(key, x):
+        x = x.detach()
+        seen.setdefault(key, []).append(thinned(x, MOST // len(pieces)) if few else x)
+    for name, operand, quantizers in quantizers_of(net, unit.ops):
+        quantizers[operand] = Recorder(partial(record, (name, operand)))
     for b, rows in level_rows(net, len(unit.t)).items():
         pieces = unit.pieces(rows)
         seen.clear()
@@ -191,7 +195,7 @@ def learnables(
 )->tuple:  # (V: (operation, bits) -> tensor, log s: (operation, operand, bits) -> (K,)), all requiring gradients
     "What is learned in a unit: a rounding for each weight and precision, a step size for each operand and precision."
     v = {(o.name, b): start_up(net.weights[o.name].ratio(b)).requires_grad_() for o in ops if not o.product for b in net.bits}
-    s = {(n, operand, b): net.acts[n, operand].scale[:, net.bits.index(b)].log() for n, operand, _ in ports_of(net, ops) for b in net.bits}
+    s = {(n, operand, b): net.acts[n, operand].scale[:, net.bits.index(b)].log() for n, operand, _ in quantizers_of(net, ops) for b in net.bits}
     return v, {(n, operand, b): x.requires_grad_(not net.acts[n, operand].fixed) for (n, operand, b), x in s.items()}
 
 def draw(
@@ -206,25 +210,30 @@ def draw(
     return {o.name: (one(acts if o.product else weights), one(acts)) for o in ops}
 
 # %% ../../nbs/06_quantization/05_reconstruction.ipynb #cell-014
-def learning_port(net, name, operand, b, log_s):
-    "A port that fake-quantizes with learnable step sizes."
-    acts, i, (lo, hi) = net.acts[name, operand], net.bits.index(b), levels(b, signed=False)
-    def port(x):
-        k = torch.zeros(1, dtype=torch.long) if acts.where is None else acts.where[net.clock.t]
-        s, z = (v[k].view(-1, *[1] * (x.dim() - 1)).to(x.device) for v in (log_s.exp(), acts.zero[:, i]))
-        return lsq(x, s, z, lo, hi)
-    return port
+class Learned(Quantizer):
+    "Fake-quantizes with learnable step sizes."
+    def __init__(self, acts:ActSets, b:int, clock:Clock, log_s:Tensor):
+        self.acts, self.clock, self.log_s = acts, clock, log_s
+        self.zero, self.levels = acts.zero[:, acts.bits.index(b)], levels(b, signed=False)
+
+    def __call__(self, x):
+        where = self.acts.where
+        k = torch.zeros(1, dtype=torch.long) if where is None else where[self.clock.t]
+        s, z = (v[k].view(-1, *[1] * (x.dim() - 1)).to(x.device) for v in (self.log_s.exp(), self.zero))
+        return lsq(x, s, z, *self.levels)
 
 def set_learning(
     net:QuantizedNetwork, ops:list, table:dict, v:dict, s:dict,
 ):
-    "Put soft weights and learning ports of the precisions in `table` in place."
+    "Put soft weights and learned quantizers of the precisions in `table` in place."
     for op in ops:
         site, bits = net.sites[op.name], table[op.name]
-        if op.product: site.scales = (1.0, 1.0)
-        else: site.weight = site.full if bits[0] == FP else net.weights[op.name].soft(bits[0], v[op.name, bits[0]])
+        if not op.product:
+            soft = net.weights[op.name].soft(bits[0], v[op.name, bits[0]]) if bits[0] != FP else site.source.full
+            site.source.set(soft, site.source.bias)
         for operand, b in zip(operands(net, op), bits if op.product else (bits[1], bits[1])):
-            site.ports[operand] = passthrough if b == FP else learning_port(net, op.name, operand, b, s[op.name, operand, b])
+            key = op.name, operand, b
+            site.quantizers[operand] = Learned(net.acts[key[:2]], b, net.clock, s[key]) if b != FP else FLOAT
 
 # %% ../../nbs/06_quantization/05_reconstruction.ipynb #cell-015
 def reconstruct(
@@ -273,7 +282,7 @@ def keep_learned(net, v, s):
 # %% ../../nbs/06_quantization/05_reconstruction.ipynb #cell-017
 def release(net, ops):
     "Learning is over: back to floating point, until a policy is set."
-    for op in ops: net.current[op.name] = None           # its ports hold learning state: the next table must set them
+    for op in ops: net.current[op.name] = None           # its quantizers hold what is learned: the next table must set them
     set_table(net, {o.name: (FP, FP) for o in ops})
 
 # %% ../../nbs/06_quantization/05_reconstruction.ipynb #cell-019
@@ -321,7 +330,7 @@ def weight_shifts(
     "Put into `net.shifts` what each precision of each weight takes from the mean of its output."
     share = 1.0
     def hook(name, site, x, y):
-        for i, b in enumerate(net.bits): net.shifts[name][0, i] += share * channel_means(site.run(x, site.full - net.weights[name].hard(b), None))
+        for i, b in enumerate(net.bits): net.shifts[name][0, i] += share * channel_means(site.run(x, site.source.full - net.weights[name].hard(b), None))
     for piece in unit.pieces(slice(None)):
         share = len(unit.t[piece]) / len(unit.t)
         with layer_hooks(net.model, layers, hook): run_on(unit.module, piece, unit.args, unit.kwargs)

@@ -137,7 +137,7 @@ def choose_cache(
     block = TemporalBlock(net.denoiser)
     used = sorted(set(policy.schedule or (0,)))
     error = torch.cat([at_table(net, policy, k) for k in used]).mean().item()
-    width, alone = sum(net.sites[n].full.shape[0] for n in block.features), [o for o in net.ops if o.name in block.ops]
+    width, alone = sum(net.sites[n].source.full.shape[0] for n in block.features), [o for o in net.ops if o.name in block.ops]
     set_table(net, policy.bits(0))
     cached = error > tolerance and not block.conditional
     use_cache(net, policy.timesteps if cached else None)
