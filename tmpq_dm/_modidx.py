@@ -336,6 +336,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'tmpq_dm/deployment/openvino.py'),
                                              'tmpq_dm.deployment.openvino.IntegerNetwork.request': ( '08_deployment/openvino.html#integernetwork.request',
                                                                                                      'tmpq_dm/deployment/openvino.py'),
+                                             'tmpq_dm.deployment.openvino.IntegerNetwork.step_of': ( '08_deployment/openvino.html#integernetwork.step_of',
+                                                                                                     'tmpq_dm/deployment/openvino.py'),
                                              'tmpq_dm.deployment.openvino.Lookup': ( '08_deployment/openvino.html#lookup',
                                                                                      'tmpq_dm/deployment/openvino.py'),
                                              'tmpq_dm.deployment.openvino.Lookup.__init__': ( '08_deployment/openvino.html#lookup.__init__',

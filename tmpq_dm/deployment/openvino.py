@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 import diffusers, torch
+from diffusers.configuration_utils import FrozenDict
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn, Tensor
 from ..core.folders import check_folder, whole_folder
 from ..policy import FP, Policy
@@ -185,18 +187,24 @@ def filled(
     tensors:list,    # in the order of `leaves`; used up
 )->dict:
     "A condition from its tensors."
-    return {k: filled(inputs[k], tensors) if isinstance(inputs[k], dict) else None if inputs[k] is None else tensors.pop(0) for k in sorted(inputs)}
+    out = {}
+    for k in sorted(inputs):
+        if isinstance(inputs[k], dict): out[k] = filled(inputs[k], tensors)
+        else: out[k] = None if inputs[k] is None else tensors.pop(0)
+    return out
 
 @torch.no_grad()
 def features_of(
     den:PackedDenoiser,
-)->dict:             # operation -> (S, d) what it says at each step
+)->dict:             # operation -> (S, d) its output at each step
     "The temporal features at each step of the schedule; none, if they depend on the condition, too."
-    block, found = TemporalBlock(den.plain), {}
-    names = [] if block.conditional else block.features
-    hooks = [den.model.get_submodule(n).register_forward_hook(lambda m, a, out, n=n: found.setdefault(n, []).append(out[:1])) for n in names]
-    for t in den.policy.timesteps if names else (): den.predict(torch.zeros(1, *den.shape), torch.tensor([t]), example_of(den.plain.model))
-    for h in hooks: h.remove()
+    block = TemporalBlock(den.plain)
+    if block.conditional: return {}
+    x, condition, found = torch.zeros(1, *den.shape), example_of(den.plain.model), {n: [] for n in block.features}
+    def keep(name): return lambda module, args, out: found[name].append(out[:1])
+    hooks = [den.model.get_submodule(n).register_forward_hook(keep(n)) for n in block.features]
+    for t in den.policy.timesteps: den.predict(x, torch.tensor([t]), condition)
+    for hook in hooks: hook.remove()
     return {n: torch.cat(rows) for n, rows in found.items()}
 
 def twin(
@@ -232,17 +240,20 @@ def groups_of(
     den:PackedDenoiser,
 )->list:   # of lists of steps
     "Steps that can share a graph."
-    spec, temporal = den.model.packed.spec, {o.name for o in den.plain.ops if o.role == "temporal"}
-    each_its_own = bool(set(spec["timed"]) - temporal)
+    temporal = {o.name for o in den.plain.ops if o.role == "temporal"}
+    each_its_own = bool(set(den.model.packed.spec["timed"]) - temporal)
     found = {}
-    for i in range(len(den.policy)): found.setdefault(i if each_its_own else json.dumps(sorted(den.policy.bits(i).items())), []).append(i)
+    for i in range(len(den.policy)):
+        key = i if each_its_own else json.dumps(sorted(den.policy.bits(i).items()))
+        found.setdefault(key, []).append(i)
     return list(found.values())
 
 def extra(name):
     "A package that an extra of ours brings. Raises `TmpqError` naming the extra."
-    from importlib import import_module
     try: return import_module(name)
-    except ImportError: raise TmpqError(f"{name}: is not installed; pip install 'tmpq-dm[{name.removesuffix('runtime')}]'") from None
+    except ImportError:
+        package = name.removesuffix("runtime")
+        raise TmpqError(f"{name}: is not installed; pip install 'tmpq-dm[{package}]'") from None
 
 def as_saved(
     graph,   # `openvino.Model`
@@ -260,12 +271,13 @@ def graphs_of(
 )->tuple:             # (list of graphs, for each step the number of its graph)
     "The model converted, a graph for each group of steps."
     features, graphs, graph_of_step = features_of(den), [], [0] * len(den.policy)
-    example = torch.zeros(2, *den.shape), torch.zeros(1, dtype=torch.long), *(leaves(den.conditions.draw(2)) if den.conditions else ())
+    conditions = leaves(den.conditions.draw(2)) if den.conditions else ()
+    example = torch.zeros(2, *den.shape), torch.zeros(1, dtype=torch.long), *conditions
     for k, steps in enumerate(groups_of(den)):
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)     # of checks of shapes, which are the same every time
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)     # of checks of shapes, always the same
             graphs.append(convert(twin(den, steps, features, narrow), example))
-        for s in steps: graph_of_step[s] = k
+        for step in steps: graph_of_step[step] = k
     return graphs, graph_of_step
 
 def to_openvino(
@@ -281,67 +293,80 @@ def on_eight_bits(
 ):           # the same graph
     "Weights that are stored with 4 bits, as 8-bit integers: with 4 the plugin would compute in floating point."
     import numpy as np
+    constant = extra("openvino").op.Constant
     for op in graph.get_ops():
         if op.get_type_name() != "Constant" or op.get_element_type().get_type_name() != "i4": continue
         pairs = np.asarray(op.get_data()).view(np.uint8).ravel()                 # the first of two in the lower half
         codes = np.stack([pairs & 15, pairs >> 4], 1).ravel()[:np.prod(op.shape)]
-        op.output(0).replace(extra("openvino").op.Constant(((codes ^ 8).astype(np.int8) - 8).reshape(list(op.shape))).output(0))
+        signed = (codes ^ 8).astype(np.int8) - 8
+        op.output(0).replace(constant(signed.reshape(list(op.shape))).output(0))
     return graph
 
 def compiled(
     graph,                 # `openvino.Model`
     shape:list,            # (B, C, H, W)
-    told:list=(),          # shapes of the tensors of a condition
+    condition:list=(),     # shapes of its tensors
     threads:int=None,      # as many as PyTorch uses, if None
     precision:str="f32",   # of what is not in integers: 'f32', or 'bf16' where the processor has it
     **settings,            # of OpenVINO
 ):                         # an inference request
     "A graph, ready for a size of batch on this processor."
     ov, model = extra("openvino"), on_eight_bits(graph.clone())
-    model.reshape({0: shape, 1: [1]} | {2 + i: list(s) for i, s in enumerate(told)})
-    settings |= dict(INFERENCE_NUM_THREADS=threads or torch.get_num_threads(), INFERENCE_PRECISION_HINT=precision, PERFORMANCE_HINT="LATENCY")
+    model.reshape({0: shape, 1: [1]} | {2 + i: list(s) for i, s in enumerate(condition)})
+    settings |= dict(INFERENCE_NUM_THREADS=threads or torch.get_num_threads(),
+                     INFERENCE_PRECISION_HINT=precision, PERFORMANCE_HINT="LATENCY")
     return ov.Core().compile_model(model, "CPU", settings).create_infer_request()
 
 # %% ../../nbs/08_deployment/04_openvino.ipynb #5abb4ebc
 class IntegerNetwork(nn.Module):
-    "What stands in a pipeline for the network: called as that is, answers from OpenVINO."
+    "Takes the network's place in a pipeline: called like the network, computed by OpenVINO."
+    device = torch.device("cpu")      # pipelines ask
+
     def __init__(self,
         graphs:list,           # of `openvino.Model`
-        spec:dict,             # see `as_openvino`
+        spec:dict,             # see `described`
         threads:int=None,      # see `compiled`
         precision:str="f32",   # see `compiled`
     ):
         super().__init__()
-        from diffusers.configuration_utils import FrozenDict
         self.graphs, self.spec, self.threads, self.precision, self.requests = graphs, spec, threads, precision, {}
         self.config, self.dtype = FrozenDict(spec["config"]), torch.float32
-        cls = getattr(diffusers, spec["class"])
-        self.names, self.architecture = [*inspect.signature(cls.forward).parameters][1:], ARCHITECTURES[spec["class"]]
-        self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=self.config.get("projection_class_embeddings_input_dim")))      # Stable Diffusion XL asks
+        self.names = [*inspect.signature(getattr(diffusers, spec["class"]).forward).parameters][1:]
+        self.architecture = ARCHITECTURES[spec["class"]]
+        width = self.config.get("projection_class_embeddings_input_dim")
+        self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=width))      # Stable Diffusion XL asks
         self.policy, self.where = Policy.from_dict(spec["policy"]), step_at(spec["starts"], spec["num_train"])
 
-    device = torch.device("cpu")      # pipelines ask
-
-    def request(self, graph, n, told=()):
-        "An inference request for a size of batch, and for shapes of what it is told."
-        key = graph, n, self.threads or torch.get_num_threads(), tuple(map(tuple, told))
-        if key not in self.requests: self.requests[key] = compiled(self.graphs[graph], [n, *self.spec["shape"]], told, key[2], self.precision)
+    def request(self, graph, n, condition=()):
+        "An inference request for a size of batch, and for shapes of a condition's tensors."
+        threads = self.threads or torch.get_num_threads()
+        key = graph, n, threads, tuple(map(tuple, condition))
+        if key not in self.requests:
+            shape = [n, *self.spec["shape"]]
+            self.requests[key] = compiled(self.graphs[graph], shape, condition, threads, self.precision)
         return self.requests[key]
 
-    def forward(self, *args, **kwargs):
-        from diffusers.models.modeling_outputs import Transformer2DModelOutput
-        given = dict(zip(self.names, args)) | kwargs
-        x, t, first = given[self.architecture.sample], torch.as_tensor(given["timestep"]).reshape(-1), self.spec["first"]
+    def step_of(self, timestep)->int:
+        "The step of the schedule that a batch's timestep belongs to."
+        t, first = torch.as_tensor(timestep).reshape(-1), self.spec["first"]
         require(bool((t == t[0]).all()), "timestep", "a batch has one timestep here; call it with one")
         last = first + len(self.where) - 1
-        require(first - 1 < t[0] <= last, "timestep", f"{t[0].item():g} is not between {first} and {last}, on which the model was trained")
-        step = self.where[max(0, round(t[0].item()) - first)].item()
-        told = leaves({k: given[k] for k in self.architecture.inputs(self.config)})
-        request = self.request(self.spec["graph_of_step"][step], len(x), [list(c.shape) for c in told])
-        out = request.infer([x.detach().contiguous().numpy(), torch.tensor([step]).numpy(), *(c.detach().contiguous().numpy() for c in told)])
+        require(first - 1 < t[0] <= last, "timestep",
+                f"{t[0].item():g} is not between {first} and {last}, on which the model was trained")
+        return self.where[max(0, round(t[0].item()) - first)].item()
+
+    def forward(self, *args, **kwargs):
+        given = dict(zip(self.names, args)) | kwargs
+        x, step = given[self.architecture.sample], self.step_of(given["timestep"])
+        condition = leaves({k: given[k] for k in self.architecture.inputs(self.config)})
+        shapes = [list(c.shape) for c in condition]
+        request = self.request(self.spec["graph_of_step"][step], len(x), shapes)
+        x, *condition = [c.detach().contiguous().numpy() for c in (x, *condition)]
+        out = request.infer([x, torch.tensor([step]).numpy(), *condition])
         y = torch.from_numpy(next(iter(out.values())).copy())
         return Transformer2DModelOutput(sample=y) if given.get("return_dict", True) else (y,)
 
+# %% ../../nbs/08_deployment/04_openvino.ipynb #b0be3781
 def as_openvino(
     pipe,          # a pipeline with a packed model, from `compressed_pipeline` or `load_compressed`
     **kwargs,      # see `IntegerNetwork`
@@ -360,9 +385,10 @@ def described(
     require(hasattr(model, "packed"), "pipe", "is not compressed; take it from load_compressed")
     den = denoiser_of(pipe)
     graphs, graph_of_step = graphs_of(den, convert, narrow)
-    config = {k: v for k, v in dict(model.config).items() if not k.startswith("_") and k != "quantization_config"}
-    known = {k: model.packed.spec[k] for k in ("starts", "num_train", "first", "shape")}
-    return graphs, dict(policy=den.policy.to_dict(), graph_of_step=graph_of_step, config=config, **known) | {"class": type(model).__name__}
+    config = {k: v for k, v in model.config.items() if not k.startswith("_") and k != "quantization_config"}
+    spec = {"policy": den.policy.to_dict(), "graph_of_step": graph_of_step, "config": config}
+    spec |= {k: model.packed.spec[k] for k in ("starts", "num_train", "first", "shape")}
+    return graphs, spec | {"class": type(model).__name__}
 
 # %% ../../nbs/08_deployment/04_openvino.ipynb #cell-016
 class IntegerDenoiser(Guided):
@@ -371,8 +397,9 @@ class IntegerDenoiser(Guided):
         prompts=None,      # see `from_pipeline`
     ):
         self.model, self.scheduler, self.calls = network_of(pipe), pipe.scheduler, 0
-        self.policy, self.shape, self.fingerprint = self.model.policy, tuple(self.model.spec["shape"]), self.model.policy.model
-        self.conditions, self.guidance, self.decoder = conditions_of(pipe, tuple(prompts or PROMPTS)), self.policy.guidance, decoder_of(pipe)
+        self.policy, self.shape = self.model.policy, tuple(self.model.spec["shape"])
+        self.fingerprint, self.guidance = self.policy.model, self.policy.guidance
+        self.conditions, self.decoder = conditions_of(pipe, tuple(prompts or PROMPTS)), decoder_of(pipe)
 
     def predict(self, x, t, cond=None):
         self.calls += len(x)
@@ -398,10 +425,12 @@ def integers_folder(pipe, folder, runtime:str):
     require(hasattr(model, "graphs"), str(folder), "can hold graphs of integers only; take as_openvino or as_onnx first")
     parts = {k: v for k, v in pipe.components.items() if v is not None and v is not model}
     homes = {k: [type(v).__module__.split(".")[0], type(v).__name__] for k, v in parts.items()}
-    more = {k: v for k, v in pipe.config.items() if k in inspect.signature(type(pipe).__init__).parameters and k not in pipe.components}
+    accepted = inspect.signature(type(pipe).__init__).parameters
+    options = {k: v for k, v in pipe.config.items() if k in accepted and k not in pipe.components}
+    spec = model.spec | dict(pipeline=type(pipe).__name__, runtime=runtime, parts=homes, more=options)
     with whole_folder(folder) as new:
         yield new
-        write_json(new/"integers.json", model.spec | dict(pipeline=type(pipe).__name__, runtime=runtime, parts=homes, more=more))
+        write_json(new/"integers.json", spec)
         for name, part in parts.items(): part.save_pretrained(new/name)
 
 # %% ../../nbs/08_deployment/04_openvino.ipynb #ad6f1c8c
@@ -411,7 +440,8 @@ def load_openvino(
 ):                 # a diffusers pipeline
     "A pipeline that computes in integers. Raises `TmpqError` naming the file if anything is missing or changed."
     spec, core = read_integers(folder, "openvino"), extra("openvino").Core()
-    return pipeline_of(folder, spec, IntegerNetwork([core.read_model(p) for p in graph_files(folder, spec, "xml")], spec, **kwargs))
+    graphs = [core.read_model(path) for path in graph_files(folder, spec, "xml")]
+    return pipeline_of(folder, spec, IntegerNetwork(graphs, spec, **kwargs))
 
 # %% ../../nbs/08_deployment/04_openvino.ipynb #be281e78
 def read_integers(folder, runtime:str)->dict:
@@ -420,7 +450,8 @@ def read_integers(folder, runtime:str)->dict:
     require((folder/"integers.json").is_file(), str(folder), "holds no graphs of integers; take load_compressed")
     spec = read_json(folder/"integers.json")
     require({"parts", "class", "first"} <= set(spec), f"{folder}/integers.json", "is of an older format; export again")
-    require(spec.get("runtime", "openvino") == runtime, str(folder), f"holds graphs for {spec.get('runtime')}; take load_{spec.get('runtime')}")
+    made_for = spec.get("runtime", "openvino")
+    require(made_for == runtime, str(folder), f"holds graphs for {made_for}; take load_{made_for}")
     return spec
 
 def graph_files(folder, spec:dict, suffix:str)->list:
@@ -430,7 +461,9 @@ def graph_files(folder, spec:dict, suffix:str)->list:
 def pipeline_of(folder, spec:dict, network):
     "The pipeline around graphs that were read."
     cls = ClassPipeline if spec["pipeline"] == "ClassPipeline" else getattr(diffusers, spec["pipeline"])
-    parts = {name: getattr(import_module(home), kind).from_pretrained(Path(folder)/name) for name, (home, kind) in spec["parts"].items()}
-    every = {name: None for name in cls._optional_components} | parts | spec["more"]
-    place = "transformer" if "transformer" in inspect.signature(cls.__init__).parameters else "unet"
-    return cls(**every, **{place: network})
+    parts = {}
+    for name, (library, kind) in spec["parts"].items():
+        parts[name] = getattr(import_module(library), kind).from_pretrained(Path(folder)/name)
+    absent = {name: None for name in cls._optional_components}
+    network_name = "transformer" if "transformer" in inspect.signature(cls.__init__).parameters else "unet"
+    return cls(**absent | parts | spec["more"], **{network_name: network})
