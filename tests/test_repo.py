@@ -109,6 +109,47 @@ def test_imports_go_one_way():
             if not fine: wrong.append((name, imported, taken))
     assert wrong == []
 
+def top_level(tree):
+    "The names that a module defines at its top, methods that `@patch` adds to a class left out"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            if not any("patch" in ast.unparse(d) for d in node.decorator_list): yield node.name
+        for target in getattr(node, "targets", []):
+            yield from (o.id for o in ast.walk(target) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store))
+
+def test_a_name_has_one_home():
+    "No two modules define the same name"
+    homes = {}
+    for p in MODULES:
+        if p.name in ("_modidx.py", "__init__.py"): continue
+        for name in set(top_level(ast.parse(p.read_text(encoding="utf-8")))) - {"__all__"}:
+            homes.setdefault(name, []).append(p.relative_to(LIB).as_posix())
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+def test_classes_are_whole():
+    "A class is whole in its cell, or grows by `@patch` in the notebook that defines it; diffusers' pipelines are extended in one place"
+    wrong = []
+    for p in MODULES:
+        tree = ast.parse(p.read_text(encoding="utf-8"))
+        own = {o.name for o in tree.body if isinstance(o, ast.ClassDef)}
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and any("patch" in ast.unparse(d) for d in node.decorator_list):
+                cls = ast.unparse(node.args.args[0].annotation)
+                if cls not in own: wrong.append((p.name, cls, node.name))
+            for t in getattr(node, "targets", []):
+                if isinstance(t, ast.Attribute) and ast.unparse(t.value)[0].isupper(): wrong.append((p.name, ast.unparse(t)))
+    assert wrong == [("exported_folder.py", "DiffusionPipeline.save_pretrained")]
+
+def test_links_lead_somewhere():
+    "Every link of a notebook's text to a file of the repository"
+    broken = []
+    for name in NAMES:
+        cells = json.loads((ROOT/name).read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        for link in re.findall(r"\]\(([^)\s#]+)", text):
+            if not re.match(r"[a-z]+:", link) and not (ROOT/name).parent.joinpath(link).exists(): broken.append((name, link))
+    assert broken == []
+
 def test_readme_is_the_index_notebook():
     text = (ROOT/"README.md").read_text(encoding="utf-8")
     assert text == readme(), "run: make readme"

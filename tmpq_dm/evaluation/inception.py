@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
+from fastcore.basics import patch
 from ..core.hub import ENDINGS, HUB_NAME, SHA256, ask_hub, cache_folder, find_weights, require_dataset
 from ..core.errors import TmpqError, require
 from ..core.files import write_atomic
@@ -205,12 +206,10 @@ def digest(
         h.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
-def network_fingerprint(self:InceptionV3)->str:
+@patch(as_prop=True)
+def fingerprint(self:InceptionV3)->str:
     "Which weights these are."
     return digest(self.state_dict())
-
-# %% ../../nbs/05_evaluation/02_inception.ipynb #fd923e39
-InceptionV3.fingerprint = property(network_fingerprint)
 
 # %% ../../nbs/05_evaluation/02_inception.ipynb #cell-026
 def read_pth(
@@ -394,7 +393,10 @@ def inception_measures(
     for key, m in zip(("precision", "recall"), precision_recall(pooled, s["features"])): out[key] = Measure(named(m.name), m.value, m.n, m.low, m.high)
     return out
 
-InceptionV3.measures = lambda self, images, statistics: inception_measures(images, self, statistics)
+@patch
+def measures(self:InceptionV3, images:Tensor, statistics:dict)->dict:
+    "As `inception_measures`, with this network."
+    return inception_measures(images, self, statistics)
 
 # %% ../../nbs/05_evaluation/02_inception.ipynb #cell-055
 def moments_in(
