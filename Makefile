@@ -1,5 +1,5 @@
 # `make demo` and `make test` need Python 3.10 or newer and this file: they set up everything else, once, in .venv.
-# Variables: PYTHON=python3.12, ARGS="..." for the command a target runs, NB="nbs/00_policy.ipynb" for outputs, and TORCH_INDEX=
+# Variables: PYTHON=python3.12, ARGS="..." for the command a target runs, NB="nbs/01_policy.ipynb" for outputs, and TORCH_INDEX=
 # (empty) to take PyTorch from pip's own index, CUDA included.
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu

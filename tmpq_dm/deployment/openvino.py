@@ -66,7 +66,7 @@ class ConstantWeight(nn.Module):
         levels:tuple,    # lowest and highest
     ):
         super().__init__()
-        self.weight, self.bias, self.levels = weight.contiguous(), bias, levels
+        self.weight, self.bias, self.levels = weight, bias, levels
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int32))
 
