@@ -11,8 +11,9 @@ __all__ = ['SAMPLERS', 'uniform_timesteps', 'SubsetDDIMScheduler', 'SubsetDDPMSc
 import copy, inspect, os
 import torch
 from torch import Tensor
-from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, EulerDiscreteScheduler,
-                       FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler)
+from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler,
+                       EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler)
+from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
@@ -28,62 +29,76 @@ def uniform_timesteps(
     spacing:str="leading",   # 'leading' or 'trailing', as in diffusers
 )->tuple:                    # n timesteps, descending
     "Evenly spaced timesteps, as diffusers spaces them."
-    require(1 <= n <= num_train, "steps", f"{n} is not between 1 and the model's {num_train} training timesteps")
+    fits = 1 <= n <= num_train
+    require(fits, "steps", f"{n} is not between 1 and the model's {num_train} training timesteps")
     if spacing == "leading": return tuple(i * (num_train // n) for i in reversed(range(n)))
     return tuple(round(num_train - i * num_train / n) - 1 for i in range(n))
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-008
-class AnyList:
-    "A scheduler of diffusers on any list of timesteps: `custom_timesteps` of its configuration, or `timesteps` of `set_timesteps`."
-    first, whole, fields = 0, True, dict(custom_timesteps=None)      # the least timestep; whether fractions have no meaning; what the configuration has beside the stock's
+PIPELINE_STEPS = (1000, 50, 28, 20)      # numbers of steps that diffusers' pipelines pass by default
 
-    def __init_subclass__(cls):
-        stock, own = cls.__mro__[2], cls.fields
-        def __init__(self, *args, **kwargs):
-            ours = {k: kwargs.pop(k, default) for k, default in own.items()}
-            stock.__init__(self, *args, **kwargs)
-            if ours["custom_timesteps"] is not None: ours["custom_timesteps"] = self.legal(ours["custom_timesteps"])
-            self.register_to_config(**ours)
-        # diffusers reads from the signature what belongs to a configuration
-        extra = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in own.items()]
-        __init__.__signature__ = inspect.Signature([*inspect.signature(stock.__init__).parameters.values(), *extra])
-        cls.__init__, cls.__module__ = __init__, "tmpq_dm"      # what a saved pipeline names, and must find when it is loaded
+def number(t):
+    "A timestep as a number of Python."
+    return t.item() if hasattr(t, "item") else t
+
+class AnyList:
+    "A scheduler of diffusers on a list of timesteps, from its configuration or from `set_timesteps`."
+    stock = None      # the scheduler of diffusers that a subclass extends
+    first = 0         # the least whole timestep
+    whole = True      # whether timesteps are whole numbers
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, subfolder=None, **kwargs):
         "As any scheduler's; if it belongs to a compressed model, that is checked first."
-        if pretrained_model_name_or_path: check_above(os.path.join(pretrained_model_name_or_path, subfolder or ""))
-        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        path = pretrained_model_name_or_path
+        if path: check_above(os.path.join(path, subfolder or ""))
+        return super().from_pretrained(path, subfolder=subfolder, **kwargs)
+
+    def checked(self, timesteps):
+        "The list of a configuration once it is checked; None if there is none."
+        return None if timesteps is None else self.legal(timesteps)
+
+    def late_enough(self, t)->bool:
+        "Whether a timestep is not below the least; where time is continuous, whether it is above 0."
+        if self.whole: return t >= self.first
+        return t > (0 if self.first else -1e-9)
 
     def legal(self, timesteps)->list:
         "The timesteps as a list of numbers. Raises `TmpqError` unless they fall and lie within training."
-        ts, last = [getattr(t, "item", lambda: t)() for t in timesteps], self.first + self.config.num_train_timesteps - 1
-        above = self.first if self.whole else 0 if self.first else -1e-9
-        ok = ts and all(a > b for a, b in zip(ts, ts[1:])) and ts[0] <= last and (ts[-1] >= above if self.whole else ts[-1] > above)
-        require(ok, "timesteps", f"{ts[:8]} must fall from {last} at the most to no less than {self.first}; sort them and leave repeated ones out")
-        require(not self.whole or all(t == int(t) for t in ts), "timesteps", f"{ts[:8]} must be whole numbers for {type(self).__name__}; round them")
+        ts = [number(t) for t in timesteps]
+        last = self.first + self.config.num_train_timesteps - 1
+        falls = all(a > b for a, b in zip(ts, ts[1:]))
+        fits = falls and len(ts) > 0 and ts[0] <= last and self.late_enough(ts[-1])
+        span = f"must fall from {last} at the most to no less than {self.first}"
+        require(fits, "timesteps", f"{ts[:8]} {span}; sort them and leave repeated ones out")
+        sound = not self.whole or all(t == int(t) for t in ts)
+        require(sound, "timesteps", f"{ts[:8]} must be whole numbers for {type(self).__name__}; round them")
         return [int(t) if t == int(t) else t for t in ts]
 
     def set_timesteps(self,
         num_inference_steps:int=None,   # evenly spaced, if the configuration has no list of its own
         device=None,
-        timesteps:list=None,            # this list, whatever the configuration says
+        timesteps:list=None,            # this list, whatever the configuration holds
         **kwargs,                       # of the stock's, if there is no list
     ):
-        "Choose the timesteps to come. A list in the configuration stands: pipelines ask for a number of steps whether or not somebody chose it."
+        "Choose the timesteps to come. A list in the configuration stands, whatever number a pipeline passes."
         ts = timesteps if timesteps is not None else self.config.get("custom_timesteps")
-        require(ts is not None or num_inference_steps is not None, "set_timesteps", "needs timesteps, or how many steps to space evenly")
+        given = ts is not None or num_inference_steps is not None
+        require(given, "set_timesteps", "needs timesteps, or how many steps to space evenly")
         if ts is None: return super().set_timesteps(num_inference_steps, device=device, **kwargs)
         ts = self.legal(ts)
-        if timesteps is None and num_inference_steps not in (None, len(ts), self.config.num_train_timesteps, *UNASKED):
-            log.warning(f"this model was compressed for {len(ts)} steps, and takes these instead of {num_inference_steps}; pass set_timesteps(timesteps=...) for others")
+        if timesteps is None: self.warn_of_another_number(num_inference_steps, len(ts))
         self.take(ts, device)
+
+    def warn_of_another_number(self, wanted, length):
+        "Warn whoever chose a number of steps that the list in the configuration has another length."
+        if wanted in (None, length, self.config.num_train_timesteps, *PIPELINE_STEPS): return
+        log.warning(f"this model was compressed for {length} steps, and takes these instead of {wanted}; "
+                    "pass set_timesteps(timesteps=...) for others")
 
     def take(self, ts, device):
         "Make a list that was checked the one to come."
         super().set_timesteps(timesteps=ts, device=device)
-
-UNASKED = (1000, 50, 28, 20)      # numbers of steps that diffusers' pipelines ask for if nobody does
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-010
 def estimate(
@@ -92,25 +107,49 @@ def estimate(
     x:Tensor,       # (B, C, H, W) the sample at t
     t:int,
 )->tuple:           # (x0, eps): estimates of the clean image and of the noise
-    "What the model's prediction says about the clean image and the noise, whichever of them it predicts."
+    "The clean image and the noise that follow from the model's prediction, whichever of them it predicts."
     a = scheduler.alphas_cumprod[t]
     kind = scheduler.config.prediction_type
     if kind == "epsilon": return (x - (1 - a) ** 0.5 * out) / a ** 0.5, out
     if kind == "sample": return out, (x - a ** 0.5 * out) / (1 - a) ** 0.5
-    require(kind == "v_prediction", "scheduler", f"prediction_type {kind} is unknown; use epsilon, sample or v_prediction")
+    known = kind == "v_prediction"
+    require(known, "scheduler", f"prediction_type {kind} is unknown; use epsilon, sample or v_prediction")
     return a ** 0.5 * x - (1 - a) ** 0.5 * out, a ** 0.5 * out + (1 - a) ** 0.5 * x
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-012
 class SubsetDDIMScheduler(AnyList, DDIMScheduler):
-    "diffusers' `DDIMScheduler` on any list of timesteps; `eta` of its configuration holds where a pipeline does not ask for another."
-    fields = AnyList.fields | dict(eta=0.0)
+    "diffusers' `DDIMScheduler` on any list of timesteps; `eta` of its configuration is the default of its steps."
+    __module__ = "tmpq_dm"
+    stock = DDIMScheduler
 
-    def take(self, ts, device): self.num_inference_steps, self.timesteps = len(ts), torch.tensor(ts, device=device)
+    @register_to_config
+    def __init__(self,
+        num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
+        clip_sample=True, set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", thresholding=False,
+        dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0, timestep_spacing="leading",
+        rescale_betas_zero_snr=False,
+        *, custom_timesteps=None, eta=0.0,
+    ):
+        "The arguments of `DDIMScheduler`, and ours."
+        super().__init__(
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end,
+            beta_schedule=beta_schedule, trained_betas=trained_betas, clip_sample=clip_sample,
+            set_alpha_to_one=set_alpha_to_one, steps_offset=steps_offset, prediction_type=prediction_type,
+            thresholding=thresholding, dynamic_thresholding_ratio=dynamic_thresholding_ratio,
+            clip_sample_range=clip_sample_range, sample_max_value=sample_max_value, timestep_spacing=timestep_spacing,
+            rescale_betas_zero_snr=rescale_betas_zero_snr,
+        )
+        self.register_to_config(custom_timesteps=self.checked(custom_timesteps))
+
+    def take(self, ts, device):
+        self.num_inference_steps = len(ts)
+        self.timesteps = torch.tensor(ts, device=device)
 
     def next_timestep(self, t)->int:
         "The timestep after `t` in the list, -1 after the last."
         at = (self.timesteps == int(t)).nonzero().flatten().tolist()
-        require(at, "timestep", f"{int(t)} is not in the schedule {self.timesteps.tolist()[:8]}; call set_timesteps with it")
+        known = self.timesteps.tolist()[:8]
+        require(at, "timestep", f"{int(t)} is not in the schedule {known}; call set_timesteps with it")
         return self.timesteps[at[0] + 1].item() if at[0] + 1 < len(self.timesteps) else -1
 
     def step(self,
@@ -119,105 +158,288 @@ class SubsetDDIMScheduler(AnyList, DDIMScheduler):
         use_clipped_model_output:bool=False,   # take the noise from the clipped image (GLIDE)
         generator=None, variance_noise:Tensor=None, return_dict:bool=True,
     ):
-        "From `timestep` to the next one in the list; arguments and result as in `DDIMScheduler.step`. Raises `TmpqError` for a timestep that is not in the list."
+        "From `timestep` to the next one in the list, as `DDIMScheduler.step`. Raises `TmpqError` for another timestep."
         require(self.num_inference_steps is not None, "timesteps", "are not set; call set_timesteps first")
-        require(generator is None or variance_noise is None, "variance_noise", "is given, and a generator to draw it; give one of them")
-        a, after, eta = self.alphas_cumprod[timestep], self.next_timestep(timestep), eta or self.config.eta
+        one = generator is None or variance_noise is None
+        require(one, "variance_noise", "is given, and a generator to draw it; give one of them")
+        eta = eta or self.config.eta
+        after = self.next_timestep(timestep)
+        a = self.alphas_cumprod[timestep]
         a_after = self.alphas_cumprod[after] if after >= 0 else self.final_alpha_cumprod
         x0, eps = estimate(self, model_output, sample, timestep)
         x0 = self.limited(x0)
         if use_clipped_model_output: eps = (sample - a ** 0.5 * x0) / (1 - a) ** 0.5
         sigma = eta * ((1 - a_after) / (1 - a) * (1 - a / a_after)) ** 0.5
         out = a_after ** 0.5 * x0 + (1 - a_after - sigma ** 2) ** 0.5 * eps
-        if eta > 0: out = out + sigma * (variance_noise if variance_noise is not None else randn_tensor(out.shape, generator, out.device, out.dtype))
+        if eta > 0: out = out + sigma * self.fresh_noise(out, generator, variance_noise)
         return DDIMSchedulerOutput(out, x0) if return_dict else (out, x0)
+
+    def fresh_noise(self, like, generator, variance_noise):
+        "The noise of a step: the one that is given, or drawn."
+        if variance_noise is not None: return variance_noise
+        return randn_tensor(like.shape, generator, like.device, like.dtype)
 
     def limited(self, x0):
         "An estimate of the image, within the range that the configuration gives it."
         if self.config.thresholding: return self._threshold_sample(x0)
-        return x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range) if self.config.clip_sample else x0
+        if not self.config.clip_sample: return x0
+        return x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-014
 class SubsetDDPMScheduler(AnyList, DDPMScheduler):
     "diffusers' `DDPMScheduler` on any list of timesteps."
+    __module__ = "tmpq_dm"
+    stock = DDPMScheduler
 
+    @register_to_config
+    def __init__(self,
+        num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
+        variance_type="fixed_small", clip_sample=True, prediction_type="epsilon", thresholding=False,
+        dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0, timestep_spacing="leading",
+        steps_offset=0, rescale_betas_zero_snr=False,
+        *, custom_timesteps=None,
+    ):
+        "The arguments of `DDPMScheduler`, and ours."
+        super().__init__(
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end,
+            beta_schedule=beta_schedule, trained_betas=trained_betas, variance_type=variance_type,
+            clip_sample=clip_sample, prediction_type=prediction_type, thresholding=thresholding,
+            dynamic_thresholding_ratio=dynamic_thresholding_ratio, clip_sample_range=clip_sample_range,
+            sample_max_value=sample_max_value, timestep_spacing=timestep_spacing, steps_offset=steps_offset,
+            rescale_betas_zero_snr=rescale_betas_zero_snr,
+        )
+        self.register_to_config(custom_timesteps=self.checked(custom_timesteps))
+
+# %% ../../nbs/02_sampling/00_schedulers.ipynb #a4454df2
 class SubsetDPMSolverMultistepScheduler(AnyList, DPMSolverMultistepScheduler):
     "diffusers' `DPMSolverMultistepScheduler` (DPM-Solver++) on any list of timesteps."
+    __module__ = "tmpq_dm"
+    stock = DPMSolverMultistepScheduler
 
+    @register_to_config
+    def __init__(self,
+        num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
+        solver_order=2, prediction_type="epsilon", thresholding=False, dynamic_thresholding_ratio=0.995,
+        sample_max_value=1.0, algorithm_type="dpmsolver++", solver_type="midpoint", lower_order_final=True,
+        euler_at_final=False, use_karras_sigmas=False, use_exponential_sigmas=False, use_beta_sigmas=False,
+        use_lu_lambdas=False, use_flow_sigmas=False, flow_shift=1.0, final_sigmas_type="zero",
+        lambda_min_clipped=float("-inf"), variance_type=None, timestep_spacing="linspace", steps_offset=0,
+        rescale_betas_zero_snr=False, use_dynamic_shifting=False, time_shift_type="exponential",
+        *, custom_timesteps=None,
+    ):
+        "The arguments of `DPMSolverMultistepScheduler`, and ours."
+        super().__init__(
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end,
+            beta_schedule=beta_schedule, trained_betas=trained_betas, solver_order=solver_order,
+            prediction_type=prediction_type, thresholding=thresholding,
+            dynamic_thresholding_ratio=dynamic_thresholding_ratio, sample_max_value=sample_max_value,
+            algorithm_type=algorithm_type, solver_type=solver_type, lower_order_final=lower_order_final,
+            euler_at_final=euler_at_final, use_karras_sigmas=use_karras_sigmas,
+            use_exponential_sigmas=use_exponential_sigmas, use_beta_sigmas=use_beta_sigmas,
+            use_lu_lambdas=use_lu_lambdas, use_flow_sigmas=use_flow_sigmas, flow_shift=flow_shift,
+            final_sigmas_type=final_sigmas_type, lambda_min_clipped=lambda_min_clipped, variance_type=variance_type,
+            timestep_spacing=timestep_spacing, steps_offset=steps_offset,
+            rescale_betas_zero_snr=rescale_betas_zero_snr, use_dynamic_shifting=use_dynamic_shifting,
+            time_shift_type=time_shift_type,
+        )
+        self.register_to_config(custom_timesteps=self.checked(custom_timesteps))
+
+# %% ../../nbs/02_sampling/00_schedulers.ipynb #7a85d94e
 class SubsetDPMSolverSinglestepScheduler(AnyList, DPMSolverSinglestepScheduler):
     "diffusers' `DPMSolverSinglestepScheduler` (DPM-Solver++) on any list of timesteps."
+    __module__ = "tmpq_dm"
+    stock = DPMSolverSinglestepScheduler
 
+    @register_to_config
+    def __init__(self,
+        num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
+        solver_order=2, prediction_type="epsilon", thresholding=False, dynamic_thresholding_ratio=0.995,
+        sample_max_value=1.0, algorithm_type="dpmsolver++", solver_type="midpoint", lower_order_final=False,
+        use_karras_sigmas=False, use_exponential_sigmas=False, use_beta_sigmas=False, use_flow_sigmas=False,
+        flow_shift=1.0, final_sigmas_type="zero", lambda_min_clipped=float("-inf"), variance_type=None,
+        use_dynamic_shifting=False, time_shift_type="exponential",
+        *, custom_timesteps=None,
+    ):
+        "The arguments of `DPMSolverSinglestepScheduler`, and ours."
+        super().__init__(
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end,
+            beta_schedule=beta_schedule, trained_betas=trained_betas, solver_order=solver_order,
+            prediction_type=prediction_type, thresholding=thresholding,
+            dynamic_thresholding_ratio=dynamic_thresholding_ratio, sample_max_value=sample_max_value,
+            algorithm_type=algorithm_type, solver_type=solver_type, lower_order_final=lower_order_final,
+            use_karras_sigmas=use_karras_sigmas, use_exponential_sigmas=use_exponential_sigmas,
+            use_beta_sigmas=use_beta_sigmas, use_flow_sigmas=use_flow_sigmas, flow_shift=flow_shift,
+            final_sigmas_type=final_sigmas_type, lambda_min_clipped=lambda_min_clipped, variance_type=variance_type,
+            use_dynamic_shifting=use_dynamic_shifting, time_shift_type=time_shift_type,
+        )
+        self.register_to_config(custom_timesteps=self.checked(custom_timesteps))
+
+# %% ../../nbs/02_sampling/00_schedulers.ipynb #2cdec228
 class SubsetEulerDiscreteScheduler(AnyList, EulerDiscreteScheduler):
     "diffusers' `EulerDiscreteScheduler` on any list of timesteps, fractions included."
+    __module__ = "tmpq_dm"
+    stock = EulerDiscreteScheduler
     whole = False
 
+    @register_to_config
+    def __init__(self,
+        num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
+        prediction_type="epsilon", interpolation_type="linear", use_karras_sigmas=False, use_exponential_sigmas=False,
+        use_beta_sigmas=False, sigma_min=None, sigma_max=None, timestep_spacing="linspace", timestep_type="discrete",
+        steps_offset=0, rescale_betas_zero_snr=False, final_sigmas_type="zero",
+        *, custom_timesteps=None,
+    ):
+        "The arguments of `EulerDiscreteScheduler`, and ours."
+        super().__init__(
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end,
+            beta_schedule=beta_schedule, trained_betas=trained_betas, prediction_type=prediction_type,
+            interpolation_type=interpolation_type, use_karras_sigmas=use_karras_sigmas,
+            use_exponential_sigmas=use_exponential_sigmas, use_beta_sigmas=use_beta_sigmas, sigma_min=sigma_min,
+            sigma_max=sigma_max, timestep_spacing=timestep_spacing, timestep_type=timestep_type,
+            steps_offset=steps_offset, rescale_betas_zero_snr=rescale_betas_zero_snr,
+            final_sigmas_type=final_sigmas_type,
+        )
+        self.register_to_config(custom_timesteps=self.checked(custom_timesteps))
+
+# %% ../../nbs/02_sampling/00_schedulers.ipynb #4e5c98eb
 class SubsetHeunDiscreteScheduler(AnyList, HeunDiscreteScheduler):
-    "diffusers' `HeunDiscreteScheduler` on any list of timesteps, fractions included. It calls the model twice for every timestep but the first."
+    "diffusers' `HeunDiscreteScheduler` on any list, fractions included; two NFE a timestep, one at the first."
+    __module__ = "tmpq_dm"
+    stock = HeunDiscreteScheduler
     whole = False
+
+    @register_to_config
+    def __init__(self,
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="linear", trained_betas=None,
+        prediction_type="epsilon", use_karras_sigmas=False, use_exponential_sigmas=False, use_beta_sigmas=False,
+        clip_sample=False, clip_sample_range=1.0, timestep_spacing="linspace", steps_offset=0,
+        *, custom_timesteps=None,
+    ):
+        "The arguments of `HeunDiscreteScheduler`, and ours."
+        super().__init__(
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end,
+            beta_schedule=beta_schedule, trained_betas=trained_betas, prediction_type=prediction_type,
+            use_karras_sigmas=use_karras_sigmas, use_exponential_sigmas=use_exponential_sigmas,
+            use_beta_sigmas=use_beta_sigmas, clip_sample=clip_sample, clip_sample_range=clip_sample_range,
+            timestep_spacing=timestep_spacing, steps_offset=steps_offset,
+        )
+        self.register_to_config(custom_timesteps=self.checked(custom_timesteps))
 
     def set_timesteps(self, num_inference_steps=None, device=None, num_train_timesteps=None, timesteps=None):
         "As the others; the stock's third argument is of no use here."
         AnyList.set_timesteps(self, num_inference_steps, device, timesteps)
 
+# %% ../../nbs/02_sampling/00_schedulers.ipynb #79806bc0
 class SubsetFlowMatchEulerDiscreteScheduler(AnyList, FlowMatchEulerDiscreteScheduler):
     "diffusers' `FlowMatchEulerDiscreteScheduler` on any list of times, which are not shifted."
-    first, whole = 1, False
+    __module__ = "tmpq_dm"
+    stock = FlowMatchEulerDiscreteScheduler
+    first = 1
+    whole = False
+
+    @register_to_config
+    def __init__(self,
+        num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=False, base_shift=0.5, max_shift=1.15,
+        base_image_seq_len=256, max_image_seq_len=4096, invert_sigmas=False, shift_terminal=None,
+        use_karras_sigmas=False, use_exponential_sigmas=False, use_beta_sigmas=False, time_shift_type="exponential",
+        stochastic_sampling=False,
+        *, custom_timesteps=None,
+    ):
+        "The arguments of `FlowMatchEulerDiscreteScheduler`, and ours."
+        super().__init__(
+            num_train_timesteps=num_train_timesteps, shift=shift, use_dynamic_shifting=use_dynamic_shifting,
+            base_shift=base_shift, max_shift=max_shift, base_image_seq_len=base_image_seq_len,
+            max_image_seq_len=max_image_seq_len, invert_sigmas=invert_sigmas, shift_terminal=shift_terminal,
+            use_karras_sigmas=use_karras_sigmas, use_exponential_sigmas=use_exponential_sigmas,
+            use_beta_sigmas=use_beta_sigmas, time_shift_type=time_shift_type, stochastic_sampling=stochastic_sampling,
+        )
+        self.register_to_config(custom_timesteps=self.checked(custom_timesteps))
 
     def take(self, ts, device):
         sigmas = (torch.tensor(ts, dtype=torch.float64) / self.config.num_train_timesteps).float().to(device)
-        self.num_inference_steps, self._step_index, self._begin_index = len(ts), None, None
-        self.timesteps, self.sigmas = sigmas * self.config.num_train_timesteps, torch.cat([sigmas, sigmas.new_zeros(1)])
+        self.timesteps = sigmas * self.config.num_train_timesteps
+        self.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
+        self.num_inference_steps = len(ts)
+        self._step_index = self._begin_index = None
 
-SAMPLERS = {"ddim": SubsetDDIMScheduler, "ddpm": SubsetDDPMScheduler, "dpm++": SubsetDPMSolverMultistepScheduler, "dpm++1s": SubsetDPMSolverSinglestepScheduler,
-            "euler": SubsetEulerDiscreteScheduler, "heun": SubsetHeunDiscreteScheduler, "flow": SubsetFlowMatchEulerDiscreteScheduler}
+# %% ../../nbs/02_sampling/00_schedulers.ipynb #37095243
+SAMPLERS = {"ddim": SubsetDDIMScheduler, "ddpm": SubsetDDPMScheduler,
+            "dpm++": SubsetDPMSolverMultistepScheduler, "dpm++1s": SubsetDPMSolverSinglestepScheduler,
+            "euler": SubsetEulerDiscreteScheduler, "heun": SubsetHeunDiscreteScheduler,
+            "flow": SubsetFlowMatchEulerDiscreteScheduler}
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-024
-SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")      # ways to space a list that nobody gave
+# ways to space a list that nobody gave
+SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 def sampler_name(scheduler)->str:
     "What we call a scheduler; '' if it is none of ours."
     stock = scheduler.config.get("_class_name") or type(scheduler).__name__
-    return next((name for name, cls in SAMPLERS.items() if stock.removeprefix("Subset") == cls.__mro__[2].__name__), "")
+    stock = stock.removeprefix("Subset")
+    return next((name for name, cls in SAMPLERS.items() if cls.stock.__name__ == stock), "")
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #adeae4de
+def check_scheduler(scheduler, name):
+    "Raises `TmpqError`, by name, for a scheduler that cannot take a list."
+    stock, kind, c = type(scheduler).__name__, sampler_name(scheduler), scheduler.config
+    others = ", ".join(SAMPLERS)
+    require(name in (None, *SAMPLERS), "sampler", f"{name!r} is unknown; choose one of {others}")
+    hint = f"cannot take a list of timesteps; choose a sampler that can: {others}"
+    require(name or kind, f"scheduler: {stock}", hint)
+    hint = "is not supported; set it to False in the scheduler's configuration"
+    require(not c.get("thresholding"), "scheduler: thresholding", hint)
+    hint = "makes the noise depend on the image's size, which is not supported; set it to False and shift to a number"
+    require(not c.get("use_dynamic_shifting"), "scheduler: use_dynamic_shifting", hint)
+
+def check_match(name, kind, stock):
+    "Raises `TmpqError` if only one of sampler and model is of flow matching."
+    hint = f"flow is for flow matching; choose one of {', '.join(SAMPLERS)}"
+    if kind == "flow": hint = "it was trained by flow matching; choose flow"
+    fits = (name == "flow") == (kind == "flow")
+    require(fits, "sampler", f"{name} does not fit a model that came with {stock}: {hint}")
+
+# %% ../../nbs/02_sampling/00_schedulers.ipynb #52edbe56
 def sampler_of(
     scheduler,              # a diffusers scheduler, as it came with a model
     name:str=None,          # one of `SAMPLERS`; the model's own if None, but DDIM for DDPM
     **changes,              # fields of its configuration, such as eta or custom_timesteps
 ):
-    "The sampler for a model. Raises `TmpqError`, by name, for one that cannot take a list, or cannot have the model's noise."
-    stock, kind, c = type(scheduler).__name__, sampler_name(scheduler), scheduler.config
-    others = ", ".join(SAMPLERS)
-    require(name in (None, *SAMPLERS), "sampler", f"{name!r} is unknown; choose one of {others}")
-    require(name or kind, f"scheduler: {stock}", f"cannot take a list of timesteps; choose a sampler that can: {others}")
-    require(not c.get("thresholding"), "scheduler: thresholding", "is not supported; set it to False in the scheduler's configuration")
-    require(not c.get("use_dynamic_shifting"), "scheduler: use_dynamic_shifting", "makes the noise depend on the image's size, which is not supported; set it to False and shift to a number")
+    "The sampler for a model. Raises `TmpqError` for one that cannot take a list, or cannot have the model's noise."
+    check_scheduler(scheduler, name)
+    kind = sampler_name(scheduler)
     name = name or ("ddim" if kind == "ddpm" else kind)
-    require((name == "flow") == (kind == "flow"), "sampler", f"{name} does not fit a model that came with {stock}: " + ("it was trained by flow matching; choose flow" if kind == "flow" else f"flow is for flow matching; choose one of {others}"))
+    check_match(name, kind, type(scheduler).__name__)
     cls = SAMPLERS[name]
     fields = inspect.signature(cls.__init__).parameters
-    changes = {k: False for k in SPACINGS if k in fields} | dict(custom_timesteps=None) | changes
-    if "clip_sample" in fields and "clip_sample" not in c: changes = dict(clip_sample=False) | changes
-    if name == "dpm++1s": changes = dict(lower_order_final=True) | changes      # as the stock decides, with a warning, for most lists
-    return with_noise_of(scheduler, cls, changes)
+    defaults = dict(custom_timesteps=None) | {k: False for k in SPACINGS if k in fields}
+    if "clip_sample" in fields and "clip_sample" not in scheduler.config: defaults["clip_sample"] = False
+    # as the stock decides, with a warning, for most lists
+    if name == "dpm++1s": defaults["lower_order_final"] = True
+    return with_noise_of(scheduler, cls, defaults | changes)
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #40054d9b
 def with_noise_of(scheduler, cls, changes):
     "A sampler with the noise of another scheduler. Raises `TmpqError` if it cannot have it."
-    known = {k: v for k, v in scheduler.config.items() if k[0] != "_" and (k != "eta" or k in cls.fields)}      # also what is the stock's default: another class has others
-    try: ours = cls.from_config(known, **changes)
-    except NotImplementedError: ours = cls.from_config(known, trained_betas=scheduler.betas.tolist(), **changes)      # some kinds of noise others know by their numbers only
+    # also what is the stock's default: another class has others
+    known = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+    if "eta" not in inspect.signature(cls.__init__).parameters: known.pop("eta", None)
+    try:
+        ours = cls.from_config(known, **changes)
+    except NotImplementedError:      # a beta schedule that this class does not know by its name
+        ours = cls.from_config(known, trained_betas=scheduler.betas.tolist(), **changes)
     same = torch.allclose(alphas(ours), alphas(scheduler), rtol=1e-6)
-    require(same, f"scheduler: {type(scheduler).__name__}", f"has noise that {cls.__name__} cannot have; compress with another scheduler")
+    hint = f"has noise that {cls.__name__} cannot have; compress with another scheduler"
+    require(same, f"scheduler: {type(scheduler).__name__}", hint)
     return ours
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-026
 def alphas(
     scheduler,     # a diffusers scheduler
 )->Tensor:         # (T,)
-    "The share of the signal in the power of a sample, at every whole timestep. Raises `TmpqError` if the scheduler says nothing about it."
+    "The signal's share in a sample's power, at every whole timestep. Raises `TmpqError` if the scheduler lacks it."
     if hasattr(scheduler, "alphas_cumprod"): return scheduler.alphas_cumprod
-    require(sampler_name(scheduler) == "flow", f"scheduler: {type(scheduler).__name__}", "says neither alphas_cumprod nor is it flow matching; use another scheduler")
+    hint = "says neither alphas_cumprod nor is it flow matching; use another scheduler"
+    require(sampler_name(scheduler) == "flow", f"scheduler: {type(scheduler).__name__}", hint)
     sigma = torch.arange(1, scheduler.config.num_train_timesteps + 1) / scheduler.config.num_train_timesteps
     return (1 - sigma)**2 / ((1 - sigma)**2 + sigma**2)
 
@@ -230,9 +452,10 @@ def even_timesteps(
     scheduler,
     n:int,         # number of steps
 )->tuple:          # n whole timesteps, descending
-    "A schedule for full precision: evenly spaced; in flow matching as the model's own scheduler spaces them, rounded."
+    "A schedule for full precision: evenly spaced; in flow matching as the model's own scheduler spaces it, rounded."
     if first_timestep(scheduler) == 0: return uniform_timesteps(n, scheduler.config.num_train_timesteps)
-    require(1 <= n <= scheduler.config.num_train_timesteps // 2, "steps", f"{n} are not between 1 and {scheduler.config.num_train_timesteps // 2}")
+    most = scheduler.config.num_train_timesteps // 2
+    require(1 <= n <= most, "steps", f"{n} are not between 1 and {most}")
     s = copy.deepcopy(scheduler)
     FlowMatchEulerDiscreteScheduler.set_timesteps(s, n)
     ts = [max(1, round(t)) for t in s.timesteps.tolist()]
@@ -245,4 +468,5 @@ def steps_of_calls(
     n:int,         # number of timesteps
 )->tuple:          # for each call of the model the step that it belongs to
     "How often a sampler calls the model: once for each timestep, Heun's twice for each but the first."
-    return tuple(range(n)) if sampler_name(scheduler) != "heun" else tuple((i + 1) // 2 for i in range(2 * n - 1))
+    if sampler_name(scheduler) != "heun": return tuple(range(n))
+    return tuple((i + 1) // 2 for i in range(2 * n - 1))
