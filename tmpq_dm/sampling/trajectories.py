@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from ..core.trees import joined, mapped, rows_of
 from ..core.errors import require
-from .schedulers import AnyList, first_timestep, sampler_name, sampler_of, steps_of_calls, uniform_timesteps
+from .schedulers import (AnyList, first_timestep, sampler_name, sampler_of, steps_of_calls,
+                                         uniform_timesteps)
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #cell-005
 def paired_noise(
@@ -23,7 +24,8 @@ def paired_noise(
     start:int=0,   # index of the first image
 )->Tensor:         # (n, C, H, W), standard normal
     "Starting noise; image i depends on `seed` and i alone."
-    images = [torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + i)) for i in range(start, start + n)]
+    seeds = [seed * 1_000_003 + i for i in range(start, start + n)]
+    images = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     return torch.stack(images)
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #cell-008
@@ -44,7 +46,8 @@ def starts(
     start:int=0,   # index of the first image
 ):                 # noise, or a `Start`
     "Where the images of a denoiser start; image i depends on `seed` and i alone."
-    noise, conditions = paired_noise(n, den.shape, seed, start), getattr(den, "conditions", None)
+    noise = paired_noise(n, den.shape, seed, start)
+    conditions = getattr(den, "conditions", None)
     return noise if conditions is None else Start(noise, conditions.draw(n, seed, start))
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #b8ae2b90
@@ -66,13 +69,21 @@ class Guided:
         t = torch.as_tensor(t).expand(len(x))
         if self.guidance is None: return self.predict(x, t, cond)
         require(cond is not None, "guidance", "needs a condition to guide by; give one")
-        nothing, something = self.predict(torch.cat([x, x]), torch.cat([t, t]), joined([self.conditions.nothing(len(x)), cond])).chunk(2)
+        both = joined([self.conditions.nothing(len(x)), cond])
+        nothing, something = self.predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return nothing + self.guidance * (something - nothing)
 
-    passes = property(lambda self: 1 if self.guidance is None else 2)      # calls of the network in one of the denoiser
-    num_train_timesteps = property(lambda self: int(self.scheduler.config.num_train_timesteps))
-    first_timestep = property(lambda self: first_timestep(self.scheduler))
-    sampler = property(lambda self: sampler_name(self.scheduler))
+    @property
+    def passes(self):
+        "NFE of one call of the denoiser."
+        return 1 if self.guidance is None else 2
+
+    @property
+    def num_train_timesteps(self): return int(self.scheduler.config.num_train_timesteps)
+    @property
+    def first_timestep(self): return first_timestep(self.scheduler)
+    @property
+    def sampler(self): return sampler_name(self.scheduler)
 
     def steps_of_calls(self, n:int)->tuple:
         "For each call in a schedule of n timesteps, the step that it belongs to."
@@ -82,11 +93,14 @@ class Guided:
 def is_random(scheduler)->bool:
     "Whether a sampler draws noise on its way."
     c = scheduler.config
-    return "DDPM" in type(scheduler).__name__ or bool(c.get("eta")) or str(c.get("algorithm_type", "")).startswith("sde") or bool(c.get("stochastic_sampling"))
+    sde = str(c.get("algorithm_type", "")).startswith("sde")
+    ddpm = "DDPM" in type(scheduler).__name__
+    return ddpm or sde or bool(c.get("eta")) or bool(c.get("stochastic_sampling"))
 
 def generators_of(noise:Tensor)->list:
     "A generator for each image, seeded by what it starts from."
-    seeds = [int.from_bytes(hashlib.sha256(x.contiguous().cpu().numpy().tobytes()).digest()[:7], "big") for x in noise]
+    digests = [hashlib.sha256(x.contiguous().cpu().numpy().tobytes()).digest() for x in noise]
+    seeds = [int.from_bytes(digest[:7], "big") for digest in digests]
     return [torch.Generator().manual_seed(s) for s in seeds]
 
 class Course:
@@ -96,10 +110,13 @@ class Course:
         timesteps:tuple,    # descending
         noise:Tensor,       # (B, C, H, W)
     ):
-        s = self.scheduler = copy.copy(scheduler if isinstance(scheduler, AnyList) else sampler_of(scheduler))
+        s = copy.copy(scheduler if isinstance(scheduler, AnyList) else sampler_of(scheduler))
         s.set_timesteps(timesteps=list(timesteps))
-        self.x, self.call = noise * getattr(s, "init_noise_sigma", 1.0), 0
-        self.steps, self.generators = steps_of_calls(s, len(timesteps)), generators_of(noise) if is_random(s) else None
+        self.scheduler = s
+        self.x = noise * getattr(s, "init_noise_sigma", 1.0)
+        self.call = 0
+        self.steps = steps_of_calls(s, len(timesteps))
+        self.generators = generators_of(noise) if is_random(s) else None
         self.show()
 
     @property
@@ -107,15 +124,16 @@ class Course:
     @property
     def step(self): return self.steps[self.call]                                  # position in the list
     @property
-    def t(self): return self.scheduler.timesteps[self.call].item()                # what the network is told
+    def t(self): return self.scheduler.timesteps[self.call].item()                # the network's input
 
     def show(self):
         "Work out what the network is shown."
+        if self.done: return
         scale = getattr(self.scheduler, "scale_model_input", None)
-        if not self.done: self.shown = scale(self.x, self.scheduler.timesteps[self.call]) if scale else self.x
+        self.shown = scale(self.x, self.scheduler.timesteps[self.call]) if scale else self.x
 
     def move(self, out:Tensor):
-        "Go where an answer leads."
+        "Go where a prediction leads."
         draws = dict(generator=self.generators) if self.generators else {}
         self.x = self.scheduler.step(out, self.scheduler.timesteps[self.call], self.x, **draws).prev_sample
         self.call += 1
@@ -126,21 +144,22 @@ class Course:
         new = copy.copy(self)
         s = new.scheduler = copy.copy(self.scheduler)
         for name, value in vars(s).items():
-            if isinstance(value, list): setattr(s, name, list(value))      # solvers keep earlier answers in lists
+            if isinstance(value, list): setattr(s, name, list(value))      # solvers keep earlier predictions in lists
         new.generators = self.generators and [g.clone_state() for g in self.generators]
         return new
 
     def after(self, out:Tensor)->Tensor:
-        "Where an answer would lead; nothing moves."
+        "Where a prediction would lead; nothing moves."
         new = self.fork()
         new.move(out)
         return new.x
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #cell-012
 def asked(den, x, t, cond=None, most=None)->Tensor:
-    "What a denoiser says, which is told something if there is something to tell; of at most so many samples at once."
-    if most is not None and len(x) > most: return torch.cat([asked(den, x[k:k + most], t, cond and rows_of(cond, slice(k, k + most)), most) for k in range(0, len(x), most)])
-    return den(x, t) if cond is None else den(x, t, cond)
+    "The prediction of a denoiser, with the condition if there is one; for at most so many samples at once."
+    if most is None or len(x) <= most: return den(x, t) if cond is None else den(x, t, cond)
+    parts = [slice(k, k + most) for k in range(0, len(x), most)]
+    return torch.cat([asked(den, x[part], t, cond and rows_of(cond, part)) for part in parts])
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #4f79ad29
 def trajectory(
@@ -149,13 +168,21 @@ def trajectory(
     start,               # (B, C, H, W) noise at the first timestep, or a `Start`
 ):                       # yields (t, what the network is shown) for each call, and (-1, x_0) at the end
     "The samples on the way from noise to image."
-    course, cond, set_step = Course(den.scheduler, timesteps, noise_of(start)), getattr(start, "cond", None), getattr(den, "set_step", None)
+    course = Course(den.scheduler, timesteps, noise_of(start))
+    cond = getattr(start, "cond", None)
+    set_step = getattr(den, "set_step", None)
     with torch.inference_mode():
         while not course.done:
             if set_step: set_step(course.step, timesteps[course.step])
             yield course.t, course.shown
             course.move(asked(den, course.shown, course.t, cond))
     yield -1, course.x
+
+# %% ../../nbs/02_sampling/02_trajectories.ipynb #2da00234
+def image_of(den, x:Tensor)->Tensor:
+    "Images in [-1, 1] from samples, decoded where these are latents."
+    if hasattr(den, "decode"): x = den.decode(x)
+    return x.clamp(-1, 1)
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #cell-014
 def sample(
@@ -167,29 +194,49 @@ def sample(
     decode:bool=True,     # make images of samples, where these are latents
 )->Tensor:                # (N, C, H, W) images in [-1, 1]; samples without decode
     "Images, on any list of timesteps."
-    batches = tqdm(start.split(batch_size), desc=f"sampling, {len(timesteps)} steps", disable=None if progress else True)
+    description = f"sampling, {len(timesteps)} steps"
+    batches = tqdm(start.split(batch_size), desc=description, disable=None if progress else True)
     images = []
     for b in batches:
         *_, (_, x) = trajectory(den, timesteps, b)
-        images.append(getattr(den, "decode", lambda x: x)(x).clamp(-1, 1) if decode else x)
+        images.append(image_of(den, x) if decode else x)
     return torch.cat(images).clone()
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #cell-022
 def list_of_timesteps(times, num_train, num_steps, rng, first=0)->tuple:   # descending
     "A list for one group of calibration images."
-    if times == "uniform": return tuple(first + int(rng.uniform(g, g + 1) * num_train / num_steps) for g in reversed(range(num_steps)))
+    if times == "uniform":
+        groups = reversed(range(num_steps))
+        return tuple(first + int(rng.uniform(g, g + 1) * num_train / num_steps) for g in groups)
     if times != "normal": return tuple(sorted(times, reverse=True))
     drawn = set()
     while len(drawn) < num_steps:
-        if 0 <= (t := round(rng.gauss(0.4, 0.2) * num_train)) < num_train: drawn.add(first + t)
+        t = round(rng.gauss(0.4, 0.2) * num_train)
+        if 0 <= t < num_train: drawn.add(first + t)
     return tuple(sorted(drawn, reverse=True))
 
 def on_one_branch(den, batch, rng):
-    "For each sample, under guidance, its condition or the one that says nothing."
+    "For each sample, under guidance, its condition or the empty one."
     cond = getattr(batch, "cond", None)
     if getattr(den, "guidance", None) is None: return cond
-    told = torch.tensor([rng.random() < 0.5 for _ in range(len(batch))])
-    return mapped(lambda c, n: torch.where(told.view(-1, *[1] * (c.dim() - 1)), c, n), cond, den.conditions.nothing(len(batch)))
+    conditional = torch.tensor([rng.random() < 0.5 for _ in range(len(batch))])
+    nothing = den.conditions.nothing(len(batch))
+    return mapped(lambda c, n: torch.where(conditional.view(-1, *[1] * (c.dim() - 1)), c, n), cond, nothing)
+
+# %% ../../nbs/02_sampling/02_trajectories.ipynb #7ed8ef04
+def check_times(den, times):
+    "Raises `TmpqError` unless `times` is a name or a list of the denoiser's timesteps."
+    if isinstance(times, str) and times in ("uniform", "normal"): return
+    first, last = den.first_timestep, den.first_timestep + den.num_train_timesteps - 1
+    listed = not isinstance(times, str) and len(times) and all(first <= t <= last for t in times)
+    kinds = f"neither uniform nor normal nor a list of timesteps from {first} to {last}"
+    require(listed, "times", f"{times!r} is {kinds}")
+
+def as_batch(triples)->tuple:
+    "Samples, times and conditions of single samples, each stacked; no condition if there is none."
+    x, t, cond = zip(*triples)
+    if cond[0] is None: return torch.stack(x).clone(), torch.tensor(t), None
+    return torch.stack(x).clone(), torch.tensor(t), mapped(lambda *c: torch.stack(c).clone(), *cond)
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #e1567b60
 def calibration_data(
@@ -198,23 +245,23 @@ def calibration_data(
     num_steps:int=20,      # length of the lists
     lists:int=4,           # number of different lists
     seed:int=0,
-    times="uniform",       # 'uniform', 'normal' (mean 0.4 and deviation 0.2 of the range), or the timesteps of a schedule
-)->tuple:                  # x (num_samples, C, H, W), t (num_samples,) and the condition (None if there is none), shuffled
+    times="uniform",       # 'uniform', 'normal' (mean 0.4, deviation 0.2 of the range), or a schedule's timesteps
+)->tuple:                  # x (num_samples, C, H, W), t (num_samples,) and the condition or None, shuffled
     "What the network is shown on full-precision trajectories, spread over all timesteps."
-    first, last = den.first_timestep, den.first_timestep + den.num_train_timesteps - 1
-    listed = not isinstance(times, str) and len(times) and all(first <= t <= last for t in times)
-    require(listed or times in ("uniform", "normal"), "times", f"{times!r} is neither uniform nor normal nor a list of timesteps from {first} to {last}")
+    check_times(den, times)
     rng = random.Random(seed)
-    per_list, pairs = math.ceil(num_samples / ((len(times) if listed else num_steps) * lists)), []
+    steps = num_steps if isinstance(times, str) else len(times)
+    per_list = math.ceil(num_samples / (steps * lists))
+    triples = []
     for i in range(lists):
-        ts = list_of_timesteps(times, den.num_train_timesteps, num_steps, rng, first)
+        ts = list_of_timesteps(times, den.num_train_timesteps, num_steps, rng, den.first_timestep)
         batch = starts(den, per_list, seed=seed + 77_777, start=i * per_list)
         for t, x in trajectory(den, ts, batch):
             cond = on_one_branch(den, batch, rng)
-            pairs += [(x[k], t, None if cond is None else rows_of(cond, k)) for k in range(len(x)) if t >= 0]
-    rng.shuffle(pairs)
-    x, t, cond = zip(*pairs[:num_samples])
-    return torch.stack(x).clone(), torch.tensor(t), None if cond[0] is None else mapped(lambda *c: torch.stack(c).clone(), *cond)
+            if t < 0: continue      # the image at the end
+            triples += [(x[k], t, None if cond is None else rows_of(cond, k)) for k in range(len(x))]
+    rng.shuffle(triples)
+    return as_batch(triples[:num_samples])
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #cell-026
 def grid(
