@@ -225,7 +225,7 @@ def with_real_images(recipe, monkeypatch):
         name, shape, num_features = "blurred images", None, 12
         def forward(self, x): return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
     mu, sigma = moments(Blurred()(torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1))
-    monkeypatch.setattr(cli, "real_side", lambda model, path, size: (Blurred(), dict(mu=mu, sigma=sigma, n=40, name=Blurred.name)))
+    monkeypatch.setattr(cli, "real_images", lambda model, path, size: (Blurred(), dict(mu=mu, sigma=sigma, n=40, name=Blurred.name)))
     for name in ("real", "weights.pth"): Path(name).touch()
     monkeypatch.setenv("TMPQ_INCEPTION", "weights.pth")
     return replace(recipe, real=dict(source="real", size=16, note="none"), search=recipe.search | dict(fitness="paired", num_images=20))
