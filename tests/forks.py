@@ -1,10 +1,11 @@
-"""A process that has imported what takes seconds to import, but nothing of ours, and does each job in a fork of itself."""
+"""A process that imports the slow libraries once, but not this package, and runs each job in a fork of itself."""
 import atexit, importlib, json, os, subprocess, sys, tempfile, traceback
 
 class Forks:
     "Calls a function, `module:name`, each time in a fork."
     def __init__(self, function, script=__file__, **kwargs):
-        self.process = subprocess.Popen([sys.executable, str(script), function], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **kwargs)
+        command = [sys.executable, str(script), function]
+        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **kwargs)
         atexit.register(self.process.kill)
 
     def __call__(self, argument, cwd=None):
@@ -26,7 +27,8 @@ def attempt(function, argument, cwd, files):
 
 def serve(function):
     import deap.tools, diffusers, huggingface_hub, matplotlib.pyplot, nbdev.test, seaborn, torch, torchmetrics
-    from diffusers import DDIMScheduler, DDPMPipeline, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+    from diffusers import DDIMScheduler, DDPMPipeline, DiTTransformer2DModel, StableDiffusionPipeline
+    from diffusers import UNet2DConditionModel, UNet2DModel
     for line in sys.stdin:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             if (child := os.fork()) == 0:

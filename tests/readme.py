@@ -8,7 +8,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def from_root(text):
     "Links and images that are right in nbs/, made right in the folder above it"
-    fix = lambda m: m[1] + (m[2] if re.match(r"[a-z]+:|[#/]", m[2]) else posixpath.normpath(posixpath.join("nbs", m[2])))
+    def fix(m):
+        before, link = m.groups()
+        if re.match(r"[a-z]+:|[#/]", link): return before + link
+        return before + posixpath.normpath(posixpath.join("nbs", link))
     return re.sub(r'(\]\(|\b(?:src|href)=")([^)"\s]+)', fix, text)
 
 def fenced(text, lang): return f"```{lang}\n{text.rstrip().lstrip(chr(10))}\n```"

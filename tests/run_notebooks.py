@@ -1,7 +1,7 @@
 """Run notebooks as nbdev-test does, each in a fresh process: what `make test`, `outputs`, `figures` and `bench` share.
 
-Cells marked `#| slow`, `#| gpu` and `#| eval: false` are left out unless --flags names the mark. With --save, outputs are written
-back after success and cleaned, so that the same code gives the same file."""
+Cells marked `#| slow`, `#| gpu` and `#| eval: false` are left out unless --flags names the mark. With --save, outputs
+are written back after success and cleaned, so that the same code gives the same file."""
 import argparse, hashlib, os, re, subprocess, sys
 from pathlib import Path
 
@@ -9,17 +9,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def notebooks():
     "Every notebook of the repository, in reading order"
-    return sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if not any(o[0] in "._" for o in p.relative_to(ROOT).parts))
+    hidden = lambda p: any(part[0] in "._" for part in p.relative_to(ROOT).parts)
+    return sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if not hidden(p))
 
 def with_figures():
     "The experiments, and every other notebook that writes a figure"
-    return [p for p in notebooks() if "experiments" in p.parts or re.search(r"(?<!def )\bsave_fig\(", p.read_text(encoding="utf-8"))]
+    draws = lambda p: re.search(r"(?<!def )\bsave_fig\(", p.read_text(encoding="utf-8"))
+    return [p for p in notebooks() if "experiments" in p.parts or draws(p)]
 
 def environment(slow):
-    "What a notebook's process gets: this checkout's package, no progress bars, a fixed hash seed; one thread and no hub unless slow"
+    "A notebook's environment: this checkout, no progress bars, a fixed hash seed; one thread and no hub unless slow"
     env = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONHASHSEED="0", TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1",
                TRANSFORMERS_VERBOSITY="error")
-    if not slow: env.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")  # one thread: sums round alike on every machine's core count
+    # One thread: sums round alike with any number of cores
+    if not slow: env.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
     return env
 
 def execute(path, flags, save):
@@ -39,13 +42,15 @@ def alone(name):
     return not execute(ROOT/name, [], False)
 
 def digests():
-    return {p.name: hashlib.sha256(p.read_bytes()).digest() for p in (ROOT/"figures").glob("*") if p.suffix in {".pdf", ".png"}}
+    figures = [p for p in (ROOT/"figures").glob("*") if p.suffix in {".pdf", ".png"}]
+    return {p.name: hashlib.sha256(p.read_bytes()).digest() for p in figures}
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("notebooks", nargs="*", type=Path)
     p.add_argument("--all", action="store_true", help="every notebook")
-    p.add_argument("--figures", action="store_true", help="every notebook that writes a figure; says which figures changed")
+    p.add_argument("--figures", action="store_true",
+                   help="every notebook that writes a figure; lists the figures that changed")
     p.add_argument("--flags", default="", help='marks of cells to run as well: "slow", "slow gpu"')
     p.add_argument("--save", action="store_true", help="keep the outputs")
     p.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -54,7 +59,8 @@ def main():
 
     paths = notebooks() if a.all else with_figures() if a.figures else [o.resolve() for o in a.notebooks]
     missing = [o for o in paths if not o.is_file()]
-    if missing or not paths: p.error(f"no notebook {missing[0]}" if missing else "name a notebook, or --all, or --figures")
+    if missing: p.error(f"no notebook {missing[0]}")
+    if not paths: p.error("name a notebook, or --all, or --figures")
     before, failed = digests(), []
     for path in paths:
         args = [sys.executable, __file__, "--here", path, "--flags", a.flags] + ["--save"]*a.save

@@ -21,13 +21,17 @@ NAMES = ["a", "b.c", "b.c.qk"]
 pairs = st.tuples(st.sampled_from(BITS), st.sampled_from(BITS))
 tables = st.fixed_dictionaries({n: pairs for n in NAMES})
 seeds = st.integers(0, 2**31)
+scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+containers = lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3)
+json_values = st.recursive(scalars, containers)
 
 
 @st.composite
 def policies(draw):
     ts = tuple(sorted(draw(st.sets(st.integers(0, 999), min_size=1, max_size=30)), reverse=True))
     some = tuple(draw(st.lists(tables, min_size=1, max_size=3)))
-    return Policy(ts, some, tuple(draw(st.integers(0, len(some) - 1)) for _ in ts), draw(st.text("0123456789abcdef", max_size=16)))
+    schedule = tuple(draw(st.integers(0, len(some) - 1)) for _ in ts)
+    return Policy(ts, some, schedule, draw(st.text("0123456789abcdef", max_size=16)))
 
 
 @given(policies())
@@ -36,8 +40,7 @@ def test_policy_round_trip(p):
 
 
 @settings(max_examples=500)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3)),
-       st.sampled_from(["timesteps", "tables", "schedule", "format_version", "surprise"]), policies())
+@given(json_values, st.sampled_from(["timesteps", "tables", "schedule", "format_version", "surprise"]), policies())
 def test_a_wrong_policy_raises_nothing_but_our_error(value, field, p):
     try: Policy.from_dict(p.to_dict() | {field: value})
     except TmpqError as e: assert "\n" not in str(e)
@@ -60,8 +63,12 @@ def test_equal_groups_partition_the_timesteps(rate, n):
 @lru_cache
 def spaces():
     op = lambda name, kind, macs: QuantOp(name, kind, name, "plain", macs, () if kind == "qk" else (4, 4), 16)
-    net = NS(ops=[op("a", "conv", 1000), op("b.c", "linear", 70), op("b.c.qk", "qk", 333)], bits=(2, 4, 5, 8), fingerprint="f", num_train_timesteps=1000)
-    return (SearchSpace(net, quadratic_groups(10)), SearchSpace(net, quadratic_groups(12), steps=(3, 12)), SearchSpace(net, steps=(1, 7), mode="free"))
+    ops = [op("a", "conv", 1000), op("b.c", "linear", 70), op("b.c.qk", "qk", 333)]
+    net = NS(ops=ops, bits=(2, 4, 5, 8), fingerprint="f", num_train_timesteps=1000)
+    grouped = SearchSpace(net, quadratic_groups(10))
+    fewer_steps = SearchSpace(net, quadratic_groups(12), steps=(3, 12))
+    free = SearchSpace(net, steps=(1, 7), mode="free")
+    return grouped, fewer_steps, free
 
 
 @given(seeds)
@@ -69,7 +76,8 @@ def test_genome_and_policy(seed):
     rng = Random(seed)
     for s in spaces():
         a, b = s.random(rng), s.random(rng)
-        for g in (a, s.mutate(a, rng.random(), rng), s.crossover(a, b, rng), s.nudge(a, rng)): assert s.encode(s.decode(g)) == g
+        for g in (a, s.mutate(a, rng.random(), rng), s.crossover(a, b, rng), s.nudge(a, rng)):
+            assert s.encode(s.decode(g)) == g
 
 
 @given(seeds, st.floats(1, 30))
@@ -87,7 +95,8 @@ def test_packing(bits, shape, seed):
     lo, hi = levels(bits, signed=True)
     codes = torch.randint(lo, hi + 1, shape, generator=torch.Generator().manual_seed(seed)).float()
     packed = pack(codes, bits)
-    assert packed.numel() == math.ceil(codes.numel() * bits / 8) and torch.equal(unpack(packed, bits, tuple(shape)), codes)
+    assert packed.numel() == math.ceil(codes.numel() * bits / 8)
+    assert torch.equal(unpack(packed, bits, tuple(shape)), codes)
 
 
 @given(st.sampled_from(sorted(OBSERVERS)), st.integers(2, 8), st.booleans(), st.booleans(), st.floats(-3, 3), seeds)
@@ -115,7 +124,11 @@ def test_deciding_one_precision_leaves_the_others(seed):
     assert torch.equal(w.codes(5), (w.ratio(5).floor() + up).clamp(*levels(5, True)))
 
 
-@given(st.dictionaries(st.text(max_size=4), st.integers() | st.floats(allow_nan=False, allow_infinity=False), max_size=4), st.integers(0, 200), st.integers(1, 255))
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+entries = st.dictionaries(st.text(max_size=4), numbers, max_size=4)
+
+
+@given(entries, st.integers(0, 200), st.integers(1, 255))
 def test_a_changed_line_of_the_record_is_noticed(entry, at, flip):
     line = to_line(entry).encode()
     assert from_line(line.decode()) == entry
