@@ -172,6 +172,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'tmpq_dm/core/plotting.py'),
                                        'tmpq_dm.core.plotting.style': ('00_core/plotting.html#style', 'tmpq_dm/core/plotting.py'),
                                        'tmpq_dm.core.plotting.texts_outside': ( '00_core/plotting.html#texts_outside',
+                                                                                'tmpq_dm/core/plotting.py'),
+                                       'tmpq_dm.core.plotting.ticks_outside': ( '00_core/plotting.html#ticks_outside',
                                                                                 'tmpq_dm/core/plotting.py')},
             'tmpq_dm.core.trees': { 'tmpq_dm.core.trees.each_tensor': ('00_core/trees.html#each_tensor', 'tmpq_dm/core/trees.py'),
                                     'tmpq_dm.core.trees.flat': ('00_core/trees.html#flat', 'tmpq_dm/core/trees.py'),

@@ -56,13 +56,20 @@ def render(
     return buffer.getvalue()
 
 # %% ../../nbs/00_core/06_plotting.ipynb #a5a5711f
+def ticks_outside(axis)->set:
+    "The labels of ticks outside the limits of an axis, which matplotlib keeps but does not draw."
+    low, high = sorted(axis.get_view_interval())
+    ticks = axis.get_major_ticks() + axis.get_minor_ticks()
+    beyond = [tick for tick in ticks if not low <= tick.get_loc() <= high]
+    return {tick.label1 for tick in beyond} | {tick.label2 for tick in beyond}
+
 def texts_outside(fig)->list:
     "The visible texts of a drawn figure that reach beyond its canvas by more than half a pixel."
     from matplotlib.text import Text
-    canvas, found = fig.bbox, []
-    ticks = {id(label) for ax in fig.axes for axis in (ax.xaxis, ax.yaxis) for label in axis.get_ticklabels(which="both")}
+    canvas, found, undrawn = fig.bbox, [], set()
+    for ax in fig.axes: undrawn |= ticks_outside(ax.xaxis) | ticks_outside(ax.yaxis)
     for text in fig.findobj(Text):
-        if not text.get_visible() or not text.get_text().strip() or id(text) in ticks: continue
+        if text in undrawn or not text.get_visible() or not text.get_text().strip(): continue
         box = text.get_window_extent()
         inside = box.x0 >= -0.5 and box.y0 >= -0.5 and box.x1 <= canvas.x1 + 0.5 and box.y1 <= canvas.y1 + 0.5
         if not inside: found.append(text.get_text())
@@ -74,7 +81,7 @@ def save_fig(
     name:str,       # file name without extension
     folder=None,    # where to; `figures_folder()` if None
 )->tuple:           # paths of the PDF and of the PNG
-    "Write a figure as PDF and PNG, each atomically, with nothing in them that changes from run to run. Raises `TmpqError` if text is cut off."
+    "Write a figure as PDF and PNG, atomically, the same from run to run. Raises `TmpqError` if a text is cut off."
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
     cut = texts_outside(fig)
