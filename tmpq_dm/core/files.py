@@ -15,7 +15,10 @@ def write_atomic(
     path,                 # destination; its folder is made if missing
     data:bytes|str,       # whole content
 ):
-    "Write `data` to `path` so that a reader finds the old file or the new one, never a part. Raises `TmpqError` when the disk refuses."
+    """Write `data` to `path` so that a reader finds the old file or the new one, never a part.
+
+    Raises `TmpqError` when the disk refuses.
+    """
     path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +29,8 @@ def write_atomic(
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as e: raise TmpqError(f"{path}: cannot be written ({e.strerror}); free space or choose another --out") from e
+    except OSError as e:
+        raise TmpqError(f"{path}: cannot be written ({e.strerror}); free space or choose another --out") from e
     finally:
         if temporary and os.path.exists(temporary): os.unlink(temporary)
 
@@ -35,10 +39,14 @@ def read_json(
     path,  # file to read
 ):
     "The content of a JSON file. Raises `TmpqError` if it is missing or not JSON."
-    try: return json.loads(Path(path).read_text())
-    except FileNotFoundError: raise TmpqError(f"{path}: no such file; check the path") from None
-    except (OSError, UnicodeDecodeError) as e: raise TmpqError(f"{path}: cannot be read ({type(e).__name__}); check the path") from None
-    except json.JSONDecodeError as e: raise TmpqError(f"{path}: not JSON (line {e.lineno}); make the file again") from None
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise TmpqError(f"{path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise TmpqError(f"{path}: cannot be read ({type(e).__name__}); check the path") from None
+    except json.JSONDecodeError as e:
+        raise TmpqError(f"{path}: not JSON (line {e.lineno}); make the file again") from None
 
 # %% ../../nbs/00_core/01_files.ipynb #cell-009
 def write_json(

@@ -19,12 +19,15 @@ def sha256(
     path,
 )->str: # 64 hexadecimal digits
     "The checksum of a file."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(f.read()).hexdigest()
+    with open(path, "rb") as f:
+        if hasattr(hashlib, "file_digest"): return hashlib.file_digest(f, "sha256").hexdigest()
+        return hashlib.sha256(f.read()).hexdigest()
 
 def listed(folder)->list:   # paths relative to the folder, sorted
     "The files that a manifest lists."
     files = (p.relative_to(folder) for p in Path(folder).rglob("*") if p.is_file())
-    return sorted(p.as_posix() for p in files if not any(part.startswith(".") for part in p.parts) and p.as_posix() not in (MANIFEST, CARD))
+    visible = (p for p in files if not any(part.startswith(".") for part in p.parts))
+    return sorted(p.as_posix() for p in visible if p.as_posix() not in (MANIFEST, CARD))
 
 def seal(content:dict)->str:
     "The checksum that ends a manifest."
@@ -37,7 +40,11 @@ def as_text(manifest:dict)->str:
 def manifest_of(folder)->dict:
     "The manifest of the files that are there."
     card = Path(folder)/CARD
-    content = dict(format=FORMAT, format_version=VERSION, card=sha256(card) if card.is_file() else None, sha256={name: sha256(Path(folder)/name) for name in listed(folder)})
+    content = dict(
+        format=FORMAT,
+        format_version=VERSION,
+        card=sha256(card) if card.is_file() else None,
+        sha256={name: sha256(Path(folder)/name) for name in listed(folder)})
     return content | dict(seal=seal(content))
 
 # %% ../../nbs/00_core/02_folders.ipynb #15f724f4
@@ -47,13 +54,19 @@ def check_folder(
     "Raise `TmpqError` naming the file unless every file of the folder is there, unchanged, and listed."
     folder = Path(folder)
     where, m = f"{folder}/{MANIFEST}", read_json(folder/MANIFEST)
-    require(isinstance(m, dict) and m.get("format") == FORMAT, where, "is not that of a compressed model; check the path")
-    require(m.get("format_version") == VERSION, where, f"format_version {m.get('format_version')}, this program reads {VERSION}; export again, or install the tmpq_dm that wrote it")
+    require(isinstance(m, dict) and m.get("format") == FORMAT, where,
+            "is not that of a compressed model; check the path")
+    require(m.get("format_version") == VERSION, where,
+            f"format_version {m.get('format_version')}, this program reads {VERSION}; "
+            "export again, or install the tmpq_dm that wrote it")
     content = {k: v for k, v in m.items() if k != "seal"}
-    require(m.get("seal") == seal(content) and (folder/MANIFEST).read_bytes() == as_text(m).encode(), where, "is damaged; export again")
+    intact = m.get("seal") == seal(content) and (folder/MANIFEST).read_bytes() == as_text(m).encode()
+    require(intact, where, "is damaged; export again")
     for name, expected in m["sha256"].items():
-        require((folder/name).is_file() and sha256(folder/name) == expected, f"{folder}/{name}", "is missing or damaged; export again")
-    for name in listed(folder): require(name in m["sha256"], f"{folder}/{name}", "does not belong here; remove it, or export again")
+        unchanged = (folder/name).is_file() and sha256(folder/name) == expected
+        require(unchanged, f"{folder}/{name}", "is missing or damaged; export again")
+    for name in listed(folder):
+        require(name in m["sha256"], f"{folder}/{name}", "does not belong here; remove it, or export again")
     return folder
 
 # %% ../../nbs/00_core/02_folders.ipynb #cell-006
@@ -63,10 +76,14 @@ def check_above(
     "Check the compressed model that `path` is a part of, if it is of one. Raises `TmpqError` like `check_folder`."
     path = Path(path).absolute()
     for folder in (path, path.parent, path.parent.parent):
-        if (folder/MANIFEST).is_file() and (is_ours(folder) or (folder/"model_index.json").is_file()): return check_folder(folder)
+        if not (folder/MANIFEST).is_file(): continue
+        if is_ours(folder) or (folder/"model_index.json").is_file(): return check_folder(folder)
 
 def is_ours(folder)->bool:
-    "Whether a folder has the manifest of a compressed model of any version; a manifest that cannot be read is taken for one."
+    """Whether a folder has the manifest of a compressed model of any version.
+
+    A manifest that cannot be read is taken for one.
+    """
     try: m = read_json(Path(folder)/MANIFEST)
     except TmpqError: return (Path(folder)/MANIFEST).is_file()
     return isinstance(m, dict) and m.get("format") == FORMAT
@@ -82,10 +99,12 @@ def require_free(
     try: m = read_json(folder/MANIFEST)
     except TmpqError: m = None
     ours = isinstance(m, dict) and m.get("format") == FORMAT and isinstance(m.get("sha256"), dict)
-    mine = set(listed(folder)) <= set(m["sha256"]) and not any(p.name.startswith(".") for p in folder.iterdir()) if ours else False
-    require(mine, str(folder), "holds something else; remove it, or choose an empty or new --out")
+    only_ours = ours and set(listed(folder)) <= set(m["sha256"])
+    nothing_hidden = not any(p.name.startswith(".") for p in folder.iterdir())
+    require(only_ours and nothing_hidden, str(folder), "holds something else; remove it, or choose an empty or new --out")
     card = folder/CARD
-    require(not card.is_file() or m.get("card", sha256(card)) == sha256(card), f"{folder}/{CARD}", "was edited; move it away, or choose another --out")
+    as_written = not card.is_file() or m.get("card", sha256(card)) == sha256(card)
+    require(as_written, f"{folder}/{CARD}", "was edited; move it away, or choose another --out")
 
 def clear_leftovers(folder, new, old):
     "Put right what a killed process left. What is called `old` is whole: it gets another name before it is removed."
@@ -106,7 +125,10 @@ def to_disk(path):
 def whole_folder(
     folder,          # destination; an older one of ours is replaced
 ):                   # a context manager that yields the path to write into
-    "Write a folder that is there whole, with its manifest, or not at all. Raises `TmpqError` when the disk refuses, or another process writes it."
+    """Write a folder that is there whole, with its manifest, or not at all.
+
+    Raises `TmpqError` when the disk refuses, or another process writes it.
+    """
     from filelock import FileLock, Timeout
     folder = Path(folder).absolute()
     new, old, lock = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old", "lock"))
@@ -125,8 +147,12 @@ def whole_folder(
             finally:
                 clear_leftovers(folder, new, old)
                 lock.unlink(missing_ok=True)
-    except Timeout: raise TmpqError(f"{folder}: is being written by another process; wait for it, or choose another --out") from None
-    except OSError as e: raise TmpqError(f"{folder}: cannot be written ({e.strerror or e}); free space or choose another --out") from e
+    except Timeout:
+        error = f"{folder}: is being written by another process; wait for it, or choose another --out"
+        raise TmpqError(error) from None
+    except OSError as e:
+        error = f"{folder}: cannot be written ({e.strerror or e}); free space or choose another --out"
+        raise TmpqError(error) from e
 
 # %% ../../nbs/00_core/02_folders.ipynb #e9191445
 def seal_folder(folder):
@@ -154,5 +180,7 @@ def damage(
     if kind == "grow": path.write_bytes(data[:at] + b" " + data[at:])
     if kind == "remove": path.unlink()
     if kind == "add": (path.parent/f"more{path.suffix}").write_bytes(data)
-    if kind == "swap": path.write_bytes((folder/names[names.index(path.relative_to(folder).as_posix()) - 1]).read_bytes())
+    if kind == "swap":
+        before = names[names.index(path.relative_to(folder).as_posix()) - 1]
+        path.write_bytes((folder/before).read_bytes())
     return kind, path.name

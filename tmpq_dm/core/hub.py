@@ -12,16 +12,20 @@ from .errors import TmpqError, require
 
 # %% ../../nbs/00_core/07_hub.ipynb #cell-005
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}      # of images
-HUB_ID, HUB_NAME = r"[\w.-]+/[\w.-]+", r"[\w.-]+(/[\w.-]+)?:[\w\[\]:%+-]+"      # of a model; of a data set with its split, such as 'cifar10:train'
+HUB_ID = r"[\w.-]+/[\w.-]+"                         # of a model
+HUB_NAME = r"[\w.-]+(/[\w.-]+)?:[\w\[\]:%+-]+"      # of a data set with its split, such as 'cifar10:train'
 
 def ask_hub(
     ask,        # such as `HfApi().model_info`
     name:str,
 ):              # what it answers
     "Ask the hub for a name with a short time limit. Raises `TmpqError` if it cannot be reached or does not have it."
-    try: return ask(name, timeout=4)
+    try:
+        return ask(name, timeout=4)
     except Exception as e:
-        raise TmpqError(f"{name}: not a local folder, not in the cache, and the hub did not give it ({type(e).__name__}); download it first, or check name and network") from None
+        error = (f"{name}: not a local folder, not in the cache, and the hub did not give it ({type(e).__name__}); "
+                 "download it first, or check name and network")
+        raise TmpqError(error) from None
 
 def is_cached(name)->bool:
     "Whether a model of the hub lies in the local cache."
@@ -47,7 +51,11 @@ def require_dataset(
 
 # %% ../../nbs/00_core/07_hub.ipynb #cell-007
 SHA256 = "6726825d"
-WEIGHTS = f"pt_inception-2015-12-05-{SHA256}.pth", f"weights-inception-2015-12-05-{SHA256}.pth", "inception-2015-12-05.safetensors"
+WEIGHTS = (
+    f"pt_inception-2015-12-05-{SHA256}.pth",
+    f"weights-inception-2015-12-05-{SHA256}.pth",
+    "inception-2015-12-05.safetensors",
+)
 ADDRESS = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS[0]}"
 
 def cache_folder()->Path:
@@ -66,7 +74,8 @@ def find_weights(
     path = path or os.environ.get("TMPQ_INCEPTION")
     places = [Path(path)] if path else [folder/name for folder in (cache_folder(), torch_hub()) for name in WEIGHTS]
     found = next((p for p in places if p.is_file()), None)
-    require(found, str(places[0]), f"no such file; FID needs Inception's weights: download {ADDRESS} to {cache_folder()}, or name the file in TMPQ_INCEPTION")
+    require(found, str(places[0]), f"no such file; FID needs Inception's weights: download {ADDRESS} to {cache_folder()}, "
+            "or name the file in TMPQ_INCEPTION")
     return found
 
 # %% ../../nbs/00_core/07_hub.ipynb #cell-009
@@ -75,8 +84,10 @@ def read_prompts(
 )->tuple:
     "Prompts from a file. Raises `TmpqError` if it holds none."
     require(Path(path).is_file(), str(path), "no such file; give a text file with a prompt in each line")
-    try: lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError: raise TmpqError(f"{path}: is not text in UTF-8; give a text file with a prompt in each line") from None
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise TmpqError(f"{path}: is not text in UTF-8; give a text file with a prompt in each line") from None
     require(any(lines), str(path), "holds no prompt; write one in each line")
     return tuple(line for line in lines if line)
 

@@ -49,7 +49,10 @@ def jackknife(
     statistic,     # called with a mask (n,) of the images to use, returns a number
     n:int,         # number of images
 )->tuple:          # (value on all images, value corrected for bias, standard error)
-    "A statistic without its bias of order 1/n, and its standard error. Raises `TmpqError` for fewer images than groups."
+    """A statistic without its bias of order 1/n, and its standard error.
+
+    Raises `TmpqError` for fewer images than groups.
+    """
     require(n >= GROUPS, "images", f"{n} are too few for an interval; use at least {GROUPS}")
     group = torch.arange(n) % GROUPS
     value = float(statistic(torch.ones(n, dtype=torch.bool)))
