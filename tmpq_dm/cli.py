@@ -44,12 +44,12 @@ def real_images(
     from tmpq_dm.models.reference import reference_features, reference_statistics
     if path is None: return (reference_features(), reference_statistics()) if model == "reference" else (None, None)
     from tmpq_dm.evaluation.inception import inception_features
-    from tmpq_dm.cli import real_images as of_inception
+    from tmpq_dm.evaluation.inception import real_side
     from tmpq_dm.evaluation.metrics import read_arrays, real_statistics
     features = reference_features()
     if Path(path).is_file() and len(read_arrays(path).get("mu", ())) == features.num_features: return features, real_statistics(path)
     network = inception_features()
-    return network, of_inception(path, network, size=size, progress=True)
+    return network, real_side(path, network, size=size, progress=True)
 
 # %% ../nbs/09_cli.ipynb #cell-008
 def get_supernet(
