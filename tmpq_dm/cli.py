@@ -71,7 +71,8 @@ def get_supernet(
 # %% ../nbs/09_cli.ipynb #cell-010
 def cmd_divergence(a):
     "Measure how much the features change from step to step; write figure and table."
-    from tmpq_dm.analysis.divergence import feature_divergence, plot_divergence
+    from tmpq_dm.analysis.divergence import feature_divergence
+    from tmpq_dm.analysis.observation import plot_divergence
     from tmpq_dm.core.plotting import save_fig
     from tmpq_dm.models.reference import open_denoiser
     from tmpq_dm.sampling.trajectories import starts
@@ -332,7 +333,8 @@ def demo_args(quick, out, seed)->argparse.Namespace:
 def demo_analysis(den, out, num_images, seed):
     "A figure of the divergence in RUN/figures; returns a sentence on the paper's observation."
     import matplotlib.pyplot as plt
-    from tmpq_dm.analysis.divergence import feature_divergence, plot_divergence
+    from tmpq_dm.analysis.divergence import feature_divergence
+    from tmpq_dm.analysis.observation import plot_divergence
     from tmpq_dm.core.plotting import save_fig
     from tmpq_dm.sampling.trajectories import paired_noise
     from tmpq_dm.sampling.schedulers import uniform_timesteps
