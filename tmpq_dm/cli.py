@@ -44,12 +44,12 @@ def real_images(
     from tmpq_dm.models.reference import reference_features, reference_statistics
     if path is None: return (reference_features(), reference_statistics()) if model == "reference" else (None, None)
     from tmpq_dm.evaluation.inception import inception_features
-    from tmpq_dm.cli import real_images as of_inception
+    from tmpq_dm.evaluation.inception import real_side
     from tmpq_dm.evaluation.metrics import read_arrays, real_statistics
     features = reference_features()
     if Path(path).is_file() and len(read_arrays(path).get("mu", ())) == features.num_features: return features, real_statistics(path)
     network = inception_features()
-    return network, of_inception(path, network, size=size, progress=True)
+    return network, real_side(path, network, size=size, progress=True)
 
 # %% ../nbs/09_cli.ipynb #cell-008
 def get_supernet(
@@ -71,7 +71,8 @@ def get_supernet(
 # %% ../nbs/09_cli.ipynb #cell-010
 def cmd_divergence(a):
     "Measure how much the features change from step to step; write figure and table."
-    from tmpq_dm.analysis.divergence import feature_divergence, plot_divergence
+    from tmpq_dm.analysis.divergence import feature_divergence
+    from tmpq_dm.analysis.observation import plot_divergence
     from tmpq_dm.core.plotting import save_fig
     from tmpq_dm.models.reference import open_denoiser
     from tmpq_dm.sampling.trajectories import starts
@@ -332,7 +333,8 @@ def demo_args(quick, out, seed)->argparse.Namespace:
 def demo_analysis(den, out, num_images, seed):
     "A figure of the divergence in RUN/figures; returns a sentence on the paper's observation."
     import matplotlib.pyplot as plt
-    from tmpq_dm.analysis.divergence import feature_divergence, plot_divergence
+    from tmpq_dm.analysis.divergence import feature_divergence
+    from tmpq_dm.analysis.observation import plot_divergence
     from tmpq_dm.core.plotting import save_fig
     from tmpq_dm.sampling.trajectories import paired_noise
     from tmpq_dm.sampling.schedulers import uniform_timesteps

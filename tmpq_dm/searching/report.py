@@ -13,7 +13,7 @@ from ..core.files import read_json, write_atomic
 from ..core.errors import require
 from ..core.plotting import BLUE, COLUMN, GREY, PAGE, RED, style
 from .record import cost_of, fitness_of, read_lines
-from ..analysis.divergence import short_name
+from ..analysis.observation import short_name
 
 # %% ../../nbs/07_searching/05_report.ipynb #cell-005
 def heat(entries, num_images)->list:
