@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clip_score']
 
-# %% ../../nbs/05_evaluation/05_clip.ipynb #c5a82f44
+# %% ../../nbs/05_evaluation/05_clip.ipynb #884090b7
 import re
 from pathlib import Path
 import torch
