@@ -12,18 +12,29 @@ import torch
 from torch.overrides import TorchFunctionMode
 from .exported_folder import pipeline_like
 from ..models.pipelines import network_of
-from .openvino import IntegerNetwork, described, extra, graph_files, integers_folder, pipeline_of, read_integers
+from .openvino import (IntegerNetwork, described, extra, graph_files, integers_folder, pipeline_of,
+                                         read_integers)
 
 # %% ../../nbs/08_deployment/05_onnx.ipynb #cell-005
 OPSET = 17
 
-class NoEmptySqueeze(TorchFunctionMode):
-    """Leaves out squeezes of a dimension that is not one. They do nothing, but the exporter makes branches of them that
-    onnxruntime refuses."""
+def is_identity(func, x=None, other=None, *more)->bool:
+    "Whether an operation returns its first argument as it is."
+    if func in (torch.Tensor.squeeze, torch.squeeze): return other is not None and x.shape[other] != 1
+    if func is torch.Tensor.float: return x.dtype == torch.float32
+    if func is torch.Tensor.to: return isinstance(other, torch.Tensor) and x.dtype == other.dtype
+    return func is torch.Tensor.mul and isinstance(other, float) and other == 1
+
+class NoIdentities(TorchFunctionMode):
+    """Leaves out operations that change nothing. Of such squeezes the exporter makes branches, which onnxruntime
+    refuses, and such casts hide from it that layers share an input, which would then be quantized for each of them."""
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        squeezes = func in (torch.Tensor.squeeze, torch.squeeze) and len(args) == 2
-        if squeezes and args[0].shape[args[1]] != 1: return args[0]
+        if is_identity(func, *args): return args[0]
         return func(*args, **(kwargs or {}))
+
+def input_names(n:int)->list:
+    "Names of the inputs of a graph that has `n`: the sample, the number of the step, and the tensors of a condition."
+    return ["sample", "step", *(f"told{i}" for i in range(n - 2))]
 
 def to_onnx(
     model,            # `Twin`
@@ -31,10 +42,10 @@ def to_onnx(
 )->bytes:
     "A twin as an ONNX model. Raises `TmpqError` without the package."
     onnx, file = extra("onnx"), io.BytesIO()
-    told = [f"told{i}" for i in range(len(example) - 2)]
-    axes = {name: {0: "batch"} for name in ("sample", "out", *told)}
-    names = dict(input_names=["sample", "step", *told], output_names=["out"], dynamic_axes=axes)
-    with warnings.catch_warnings(), NoEmptySqueeze():
+    inputs = input_names(len(example))
+    axes = {name: {0: "batch"} for name in (*inputs, "out") if name != "step"}
+    names = dict(input_names=inputs, output_names=["out"], dynamic_axes=axes)
+    with warnings.catch_warnings(), NoIdentities():
         warnings.simplefilter("ignore")      # of the exporter's successor, and of constants
         torch.onnx.export(model, example, file, dynamo=False, opset_version=OPSET, **names)
     return fold_weights(onnx.load_from_string(file.getvalue())).SerializeToString()
@@ -42,7 +53,7 @@ def to_onnx(
 def fold_weights(
     model,   # `onnx.ModelProto`; changed
 ):           # the same
-    "Quantize constants that the graph would quantize every time."
+    "Quantize once the constants that the graph would quantize in every run."
     graph = model.graph
     constants = {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
     values = {i.name: i for i in graph.initializer} | constants
@@ -68,8 +79,8 @@ def remove_unused(graph):
     for old in [n for n in constants if n.output[0] not in used]: graph.node.remove(old)
 
 def remove_copies(graph, constants):
-    """Read the constants themselves where the exporter has copied one because another is equal to it: onnxruntime loses
-    some of these copies."""
+    """Read a constant itself where the exporter made its equal an `Identity` of it: onnxruntime loses some of these
+    copies."""
     first = {}
     for node in list(graph.node):
         for i, name in enumerate(node.input): node.input[i] = first.get(name, name)
@@ -79,24 +90,26 @@ def remove_copies(graph, constants):
 
 # %% ../../nbs/08_deployment/05_onnx.ipynb #cell-007
 class Request:
-    "A session of onnxruntime that is asked as OpenVINO is."
+    "A session of onnxruntime, called as a request of OpenVINO is."
     def __init__(self, session): self.session = session
+
     def infer(self, inputs):
-        names = [i.name for i in self.session.get_inputs()]
-        given = dict(zip(("sample", "step", *(f"told{i}" for i in range(len(inputs) - 2))), inputs))
+        given = dict(zip(input_names(len(inputs)), inputs))
+        names = [i.name for i in self.session.get_inputs()]       # the exporter drops inputs that nothing reads
         return dict(out=self.session.run(None, {name: given[name] for name in names})[0])
 
 class OnnxNetwork(IntegerNetwork):
-    "What stands in a pipeline for the network: answers from onnxruntime."
-    def request(self, graph, n, told=()):
+    "Takes the network's place in a pipeline: called like the network, computed by onnxruntime."
+    def request(self, graph, n, condition=()):
         "A session, for any size of batch."
-        key = graph, self.threads or torch.get_num_threads()
-        if key not in self.requests:
+        threads = self.threads or torch.get_num_threads()
+        if (graph, threads) not in self.requests:
             ort = extra("onnxruntime")
             options = ort.SessionOptions()
-            options.intra_op_num_threads = key[1]
-            self.requests[key] = Request(ort.InferenceSession(self.graphs[graph], options, providers=["CPUExecutionProvider"]))
-        return self.requests[key]
+            options.intra_op_num_threads = threads
+            session = ort.InferenceSession(self.graphs[graph], options, providers=["CPUExecutionProvider"])
+            self.requests[graph, threads] = Request(session)
+        return self.requests[graph, threads]
 
 # %% ../../nbs/08_deployment/05_onnx.ipynb #7b793596
 def as_onnx(
@@ -120,4 +133,5 @@ def load_onnx(
 ):                 # a diffusers pipeline
     "A pipeline that computes in integers. Raises `TmpqError` naming the file if anything is missing or changed."
     spec = read_integers(folder, "onnx")
-    return pipeline_of(folder, spec, OnnxNetwork([p.read_bytes() for p in graph_files(folder, spec, "onnx")], spec, **kwargs))
+    graphs = [path.read_bytes() for path in graph_files(folder, spec, "onnx")]
+    return pipeline_of(folder, spec, OnnxNetwork(graphs, spec, **kwargs))

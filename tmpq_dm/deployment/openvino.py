@@ -28,7 +28,7 @@ from ..models.pipelines import PROMPTS, ClassPipeline, conditions_of, decoder_of
 from ..quantization.layers import FloatWeight, Products, Quantizer, QuantLayer, within
 from ..quantization.temporal import TemporalBlock
 from .packed import PackedDenoiser, PackedProducts, host_of, packed_parts
-from ..sampling.timekeys import step_at
+from ..sampling.timekeys import keys_from
 from .exported_folder import denoiser_of, pipeline_like
 
 # %% ../../nbs/08_deployment/03_openvino.ipynb #cell-006
@@ -335,7 +335,8 @@ class IntegerNetwork(nn.Module):
         self.architecture = ARCHITECTURES[spec["class"]]
         width = self.config.get("projection_class_embeddings_input_dim")
         self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=width))      # Stable Diffusion XL asks
-        self.policy, self.where = Policy.from_dict(spec["policy"]), step_at(spec["starts"], spec["num_train"])
+        self.policy = Policy.from_dict(spec["policy"])
+        self.keys = keys_from(spec["starts"], spec["num_train"], spec["first"])
 
     def request(self, graph, n, condition=()):
         "An inference request for a size of batch, and for shapes of a condition's tensors."
@@ -350,10 +351,10 @@ class IntegerNetwork(nn.Module):
         "The step of the schedule that a batch's timestep belongs to."
         t, first = torch.as_tensor(timestep).reshape(-1), self.spec["first"]
         require(bool((t == t[0]).all()), "timestep", "a batch has one timestep here; call it with one")
-        last = first + len(self.where) - 1
+        last = first + self.spec["num_train"] - 1
         require(first - 1 < t[0] <= last, "timestep",
                 f"{t[0].item():g} is not between {first} and {last}, on which the model was trained")
-        return self.where[max(0, round(t[0].item()) - first)].item()
+        return self.keys.nearest(t[0].item())
 
     def forward(self, *args, **kwargs):
         given = dict(zip(self.names, args)) | kwargs
