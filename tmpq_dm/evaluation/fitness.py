@@ -90,7 +90,7 @@ def check_inputs(
     problem = f"needs {' and '.join(missing)}; give them, or choose trajectory, which needs no data"
     require(not missing, f"fitness {name}", problem)
 
-# %% ../../nbs/05_evaluation/01_fitness.ipynb #5f05d91d
+# %% ../../nbs/05_evaluation/01_fitness.ipynb #eadcb650
 def make_fitness(
     name:str,                  # 'paired', 'frechet', 'kid', 'is' or 'trajectory'
     den,                       # the full-precision `Denoiser`
