@@ -29,8 +29,11 @@ def render(nb):
     for cell in nb.cells:
         marks, source = re.match(r"((?:#\|.*\n?)*)([\s\S]*)", cell.source).groups()
         if re.search(r"#\|\s*(hide|default_exp)\b", marks) or not source.strip(): continue
-        if cell.cell_type == "markdown": parts.append(from_root(source.strip()))
-        if cell.cell_type == "code": parts += [fenced(source, "python"), *map(shown, cell.outputs)]
+        if cell.cell_type == "markdown":
+            parts.append(from_root(source.strip()))
+            continue
+        if not re.search(r"#\|\s*echo:\s*false\b", marks): parts.append(fenced(source, "python"))
+        parts += map(shown, cell.outputs)
     return "\n\n".join(filter(None, parts)) + "\n"
 
 def readme(): return render(nbformat.read(ROOT/"nbs"/"index.ipynb", as_version=4))

@@ -23,9 +23,12 @@ _NAMES = {
     "models.reference": ["load_reference", "open_denoiser", "reference_features", "reference_statistics"],
     "analysis.divergence": ["feature_divergence"],
     "analysis.grouping": ["equal_groups", "quadratic_groups", "uniform_groups"],
-    "evaluation.metrics": ["evaluate", "real_statistics"],
+    "evaluation.metrics": ["real_statistics"],
     "evaluation.fitness": ["make_fitness"],
-    "evaluation.inception": ["clip_score", "inception_features", "inception_measures"],
+    "evaluation.inception": ["inception_features"],
+    "evaluation.inception_measures": ["inception_measures"],
+    "evaluation.clip": ["clip_score"],
+    "evaluation.evaluate": ["evaluate"],
     "evaluation.cost": ["bitops", "macs", "size_bytes"],
     "quantization.grid": ["Grid"],
     "quantization.tiar": ["choose_cache", "temporal_error"],
@@ -50,7 +53,8 @@ _BASES = ["DiffusionPipeline", "ModelMixin", "SchedulerMixin"]
 
 def __getattr__(name):
     if name in _BASES: value = getattr(import_module("diffusers"), name)
-    elif name in _NETWORKS: value = import_module("tmpq_dm.deployment.quantization_method").checked(name)
+    elif name in _NETWORKS: value = _method().checked(name)
+    elif name == "TmpqConfig": value = _method().TmpqConfig
     elif name in _MODULE: value = getattr(import_module(f"tmpq_dm.{_MODULE[name]}"), name)
     else: raise AttributeError(f"module 'tmpq_dm' has no attribute {name!r}")
     globals()[name] = value
@@ -65,16 +69,20 @@ def __dir__(): return sorted(__all__)
 _AUTO = "diffusers.quantizers.auto"
 
 
+def _method():
+    "The module of the quantization method. Whoever needs it saves whole folders, too."
+    import_module("tmpq_dm.deployment.exported_folder")
+    return import_module("tmpq_dm.deployment.quantization_method")
+
+
 class _Config:
     "Stands for `TmpqConfig` until a model needs it."
     @staticmethod
     def from_dict(*args, **kwargs):
-        import_module("tmpq_dm.deployment.exported_folder")
-        return import_module("tmpq_dm.deployment.quantization_method").TmpqConfig.from_dict(*args, **kwargs)
+        return _method().TmpqConfig.from_dict(*args, **kwargs)
 
 
-def _quantizer(*args, **kwargs):
-    return import_module("tmpq_dm.deployment.quantization_method").TmpqQuantizer(*args, **kwargs)
+def _quantizer(*args, **kwargs): return _method().TmpqQuantizer(*args, **kwargs)
 
 
 def _register(auto):

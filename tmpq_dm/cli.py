@@ -44,12 +44,12 @@ def real_images(
     from tmpq_dm.models.reference import reference_features, reference_statistics
     if path is None: return (reference_features(), reference_statistics()) if model == "reference" else (None, None)
     from tmpq_dm.evaluation.inception import inception_features
-    from tmpq_dm.cli import real_images as of_inception
+    from tmpq_dm.evaluation.real_images import real_side
     from tmpq_dm.evaluation.metrics import read_arrays, real_statistics
     features = reference_features()
     if Path(path).is_file() and len(read_arrays(path).get("mu", ())) == features.num_features: return features, real_statistics(path)
     network = inception_features()
-    return network, of_inception(path, network, size=size, progress=True)
+    return network, real_side(path, network, size=size, progress=True)
 
 # %% ../nbs/09_cli.ipynb #cell-008
 def get_supernet(
@@ -71,7 +71,8 @@ def get_supernet(
 # %% ../nbs/09_cli.ipynb #cell-010
 def cmd_divergence(a):
     "Measure how much the features change from step to step; write figure and table."
-    from tmpq_dm.analysis.divergence import feature_divergence, plot_divergence
+    from tmpq_dm.analysis.divergence import feature_divergence
+    from tmpq_dm.analysis.observation import plot_divergence
     from tmpq_dm.core.plotting import save_fig
     from tmpq_dm.models.reference import open_denoiser
     from tmpq_dm.sampling.trajectories import starts
@@ -261,7 +262,7 @@ def open_policy(a):
 
 def cmd_evaluate(a):
     "Sample from a model, with or without a policy, or from a compressed one, and measure the images."
-    from tmpq_dm.evaluation.metrics import evaluate
+    from tmpq_dm.evaluation.evaluate import evaluate
     from tmpq_dm.models.reference import open_denoiser
     compressed = is_ours(a.model)
     net, policy = open_policy(a)
@@ -275,7 +276,7 @@ def cmd_evaluate(a):
 
 def clip_of(net, policy, a):
     "How well images fit their prompts."
-    from tmpq_dm.evaluation.inception import clip_score
+    from tmpq_dm.evaluation.clip import clip_score
     from tmpq_dm.evaluation.metrics import generate
     from tmpq_dm.sampling.trajectories import starts
     require(net.conditions is not None and net.conditions.names and not net.conditions.names[0].isdecimal(), "--clip", "compares images with prompts, and this model takes none; leave it out")
@@ -332,7 +333,8 @@ def demo_args(quick, out, seed)->argparse.Namespace:
 def demo_analysis(den, out, num_images, seed):
     "A figure of the divergence in RUN/figures; returns a sentence on the paper's observation."
     import matplotlib.pyplot as plt
-    from tmpq_dm.analysis.divergence import feature_divergence, plot_divergence
+    from tmpq_dm.analysis.divergence import feature_divergence
+    from tmpq_dm.analysis.observation import plot_divergence
     from tmpq_dm.core.plotting import save_fig
     from tmpq_dm.sampling.trajectories import paired_noise
     from tmpq_dm.sampling.schedulers import uniform_timesteps
@@ -348,7 +350,8 @@ def compare(
 )->tuple:           # (name -> what was measured of it, name -> its first images)
     "Sample every row from the same noise and measure it."
     from tmpq_dm.evaluation.cost import bitops, size_bytes
-    from tmpq_dm.evaluation.metrics import generate, measures_of, trajectory_error
+    from tmpq_dm.evaluation.metrics import generate, trajectory_error
+    from tmpq_dm.evaluation.evaluate import measures_of
     from tmpq_dm.sampling.trajectories import starts
     found, images, full, den = {}, {}, None, next(iter(rows.values()))[0]
     for name, (net, policy) in rows.items():

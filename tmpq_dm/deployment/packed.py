@@ -15,7 +15,7 @@ from ..policy import FP, Policy
 from ..core.errors import require
 from ..models.architecture import architecture_of, default_conditions
 from ..models.denoiser import Denoiser
-from ..sampling.timekeys import Clock, nearest_known, position, step_at
+from ..sampling.timekeys import Clock, TimeKeys, keys_from, position, starts_of
 from ..quantization.correction import take_back
 from ..quantization.grid import Grid, levels, pack, unpack
 from ..quantization.layers import FLOAT, ActSets, Products, Quantizer, QuantLayer, Scratch, Timed, ToIntegers, within
@@ -36,23 +36,21 @@ def spec_of(
 )->dict:               # that JSON can hold
     """What a packed model must know beside its tensors: `starts`, the first timestep of every step's neighbourhood; `split`, channels of the first part of joined inputs; `timed`, operations whose grids depend on time.
     Raises `TmpqError` if log-SNR does not fall with the timestep."""
-    where = nearest_known(torch.tensor(policy.timesteps), net.scheduler)
-    starts = [(where == i).int().argmax().item() for i in range(len(policy))]
-    require(torch.equal(step_at(starts, net.num_train_timesteps), where), "scheduler", "its log-SNR does not fall with t, so nothing can be keyed by t; use another noise schedule")
+    starts = starts_of(TimeKeys.at(net.scheduler, policy.timesteps))
     return dict(policy=policy.to_dict(), num_train=net.num_train_timesteps, first=net.first_timestep, shape=list(net.shape), starts=starts, split={o.name: o.split for o in net.quantized if o.split and net.split},
-                timed=sorted({op for (op, _), acts in net.acts.items() if acts.where is not None}), corrected=net.fits is not None)
+                timed=sorted({op for (op, _), acts in net.acts.items() if acts.keys is not None}), corrected=net.fits is not None)
 
 # %% ../../nbs/08_deployment/00_packed.ipynb #cell-007
 def quantizer_from(
     grid:Tensor,    # (..., 2) scale and zero point; (S, 2) if they depend on the step
     b:int,
-    clock:Clock, where:Tensor,
+    clock:Clock, keys:TimeKeys,
     scratch=None,   # where to put integers that are used up before the next quantizer runs
 )->Quantizer:
     "The quantizer of an operand at `b` bits."
     grid = grid.cpu()      # the numbers are used one by one
     if grid.dim() == 1: return ToIntegers(Grid(*grid, *levels(b, signed=False)), scratch)
-    return Timed(ActSets((b,), grid[:, :1], grid[:, 1:], where), b, clock)
+    return Timed(ActSets((b,), grid[:, :1], grid[:, 1:], keys), b, clock)
 
 # %% ../../nbs/08_deployment/00_packed.ipynb #3d76af1e
 class PackedWeight(nn.Module):
@@ -117,9 +115,9 @@ class PackedProducts(nn.Module):
 
     def grid(self, o, b): return getattr(self, f"{o}{b}")
 
-    def wake(self, clock, where):
+    def wake(self, clock, keys):
         "Make the quantizers, once the buffers are filled."
-        self.quantizers = {(o, b): quantizer_from(self.grid(o, b), b, clock, where) if b != FP else FLOAT for o, b in self.steps}
+        self.quantizers = {(o, b): quantizer_from(self.grid(o, b), b, clock, keys) if b != FP else FLOAT for o, b in self.steps}
 
     def set(self, table, path):
         "Set the two products to their bits."
@@ -163,12 +161,13 @@ def wake(
     spec:dict,
 )->nn.Module:
     "Make it run."
-    clock, where, scratch = Clock(spec["first"]), step_at(spec["starts"], spec["num_train"]), Scratch()
+    clock, scratch = Clock(), Scratch()
+    keys = keys_from(spec["starts"], spec["num_train"], spec["first"])
     for part in packed_parts(model).values():
-        if isinstance(part, QuantLayer): part.source.wake(clock, where, None if part.split else scratch)
-        else: part.wake(clock, where)
+        if isinstance(part, QuantLayer): part.source.wake(clock, keys, None if part.split else scratch)
+        else: part.wake(clock, keys)
     hooks = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
-    model.packed = Packed(Policy.from_dict(spec["policy"]), spec, clock, where, hooks)
+    model.packed = Packed(Policy.from_dict(spec["policy"]), spec, clock, keys, hooks)
     return model.requires_grad_(False).to(memory_format=torch.channels_last)
 
 # %% ../../nbs/08_deployment/00_packed.ipynb #cell-010
@@ -176,7 +175,7 @@ def wake(
 class Packed:
     "What a packed model knows beside its tensors."
     policy:Policy; spec:dict; clock:Clock
-    where:Tensor       # (T,) the step that stands for each timestep
+    keys:TimeKeys      # the step that serves a timestep
     hooks:list
     table:dict=None    # that is set
 
@@ -191,7 +190,7 @@ def before(model, args, kwargs):
     given = dict(zip(names, args)) | kwargs
     x, t, state, first = given[name], torch.as_tensor(given["timestep"]), model.packed, model.packed.spec["first"]
     require(not (x.requires_grad and torch.is_grad_enabled()), name, "wants a gradient, and a packed model has none; detach it")
-    last = first + len(state.where) - 1
+    last = first + state.spec["num_train"] - 1
     require(state.timeless or (t.min() > first - 1 and t.max() <= last), "timestep", f"is not between {first} and {last}, on which the model was trained")
     state.clock.set(t.expand(len(x)).clamp(first, last))
     set_table_of_time(model)
@@ -201,7 +200,7 @@ def set_table_of_time(model):
     "Take the bits of the timestep that is told."
     state, many = model.packed, len(model.packed.policy.tables) > 1
     require(not many or state.clock.single is not None, "timestep", "the bits of this model change with time; call it with one timestep for the whole batch")
-    table = state.policy.bits(state.where[state.clock.t[0]].item() if many else 0)
+    table = state.policy.bits(state.keys.nearest(state.clock.single) if many else 0)
     if table is state.table: return
     for path, part in packed_parts(model).items():
         if isinstance(part, QuantLayer): part.source.now, part.quantizers = table[path], part.source.quantizers[table[path][1]]
@@ -211,8 +210,8 @@ def set_table_of_time(model):
 def after(model, args, out):
     "Correct what the model says, but for a variance that it may have learned."
     if not model.packed.spec["corrected"]: return out
-    channels, fits = model.packed.spec["shape"][0], model.output_fits[model.packed.where]
-    fix = lambda y: torch.cat([take_back(y[:, :channels], fits, model.packed.clock.t), y[:, channels:]], 1) if y.shape[1] > channels else take_back(y, fits, model.packed.clock.t)
+    channels, fits, step = model.packed.spec["shape"][0], model.output_fits, model.packed.keys.nearest(model.packed.clock.t)
+    fix = lambda y: torch.cat([take_back(y[:, :channels], fits, step), y[:, channels:]], 1) if y.shape[1] > channels else take_back(y, fits, step)
     if isinstance(out, Tensor): return fix(out)
     return (fix(out[0]), *out[1:]) if isinstance(out, tuple) else type(out)(sample=fix(out.sample))
 
@@ -228,7 +227,7 @@ def buffers_of(
             b = pair[i] if op.product else pair[1]
             if b == FP: continue
             acts = net.acts[op.name, o]
-            g = acts.grid(b, 0 if acts.where is None else acts.where[position(net.scheduler, torch.tensor(net.policy.timesteps))])
+            g = acts.grid(b, 0 if acts.keys is None else acts.keys.nearest(torch.tensor(net.policy.timesteps)))
             grids[o, b] = torch.stack([g.scale, g.zero], -1)
         if not op.product: found |= weight_buffers(net, op, pair)
     if op.product: return {f"{o}{b}": g for (o, b), g in grids.items()}

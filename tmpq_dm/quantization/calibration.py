@@ -16,7 +16,7 @@ from ..core.files import read_json, write_atomic, write_json
 from ..core.trees import rows_of
 from ..policy import FP, Policy
 from ..sampling.schedulers import alphas
-from ..sampling.timekeys import Knots
+from ..sampling.timekeys import TimeKeys
 from ..sampling.trajectories import calibration_data
 from .layers import ActSets
 from .network import QuantizedNetwork, quantizers_of, set_layer, set_table
@@ -57,9 +57,10 @@ def noise_schedule(scheduler)->str:
     c = scheduler.config
     return hashlib.sha256(alphas(scheduler).numpy().tobytes() + str((c.get("prediction_type"), c.get("clip_sample"))).encode()).hexdigest()[:16]
 
-def spread_knots(net, number:int=20)->Knots:
-    "Knots in the middle of as many equal parts of the timesteps."
-    return Knots(net.scheduler, [net.first_timestep + int((i + 0.5) * net.num_train_timesteps / number) for i in range(number)])
+def keys_of(net, number:int):
+    "Which of `number` sets of parameters serves a timestep: one set for all, for every timestep, or spread over them."
+    if number == 1: return None
+    return TimeKeys.every(net.scheduler) if number == net.num_train_timesteps else TimeKeys.spread(net.scheduler, number)
 
 def write_tensors(net, path)->str:   # its checksum
     "Write what calibration found."
@@ -75,13 +76,12 @@ def read_tensors(net, path:Path, sha256:str):
     "The inverse. Raises `TmpqError` for a damaged file."
     from safetensors.torch import load_file
     require(path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256, str(path), "is missing or damaged; remove the folder and calibrate again")
-    found, every = load_file(path), torch.arange(net.num_train_timesteps)
+    found = load_file(path)
     for n, w in net.weights.items(): w.scale, w.up = (found[f"{n}/weight/{k}"].to(w.weight.device) for k in ("scale", "up"))
     for n in net.shifts: net.shifts[n], net.gains[n] = found[f"{n}/shift"].to(net.shifts[n].device), found[f"{n}/gain"]
     for n, operand, _ in quantizers_of(net, net.quantized):
         if (scale := found.get(f"{n}/{operand}/scale")) is None: continue      # not calibrated yet
-        where = None if len(scale) == 1 else every if len(scale) == len(every) else spread_knots(net, len(scale)).where
-        net.acts[n, operand] = ActSets(net.bits, scale, found[f"{n}/{operand}/zero"], where)
+        net.acts[n, operand] = ActSets(net.bits, scale, found[f"{n}/{operand}/zero"], keys_of(net, len(scale)))
 
 # %% ../../nbs/06_quantization/07_calibration.ipynb #cell-005
 def keep(
@@ -183,7 +183,7 @@ def prepare(net, settings, policy):
     if policy: policy.check(net, bits=net.bits)
     require(policy is None or len(policy.tables) == 1, "policy", "its bits change with time; a calibration alone needs one table of bits")
     net.alone, net.policy, net.fits = policy and policy.bits(0), None, None
-    net.knots = spread_knots(net) if fsc == "all" else Knots(net.scheduler)
+    net.keys = TimeKeys.spread(net.scheduler) if fsc == "all" else None
     net.forget()
     for name in net.shifts: net.shifts[name].zero_(), net.gains[name].fill_(1), net.weights[name].to_nearest()
     set_table(net, {o.name: (FP, FP) for o in net.ops})

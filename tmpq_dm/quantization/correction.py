@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from ..sampling.trajectories import Course, asked, noise_of, starts
 from ..sampling.schedulers import alphas
-from ..sampling.timekeys import position
-from ..sampling.timekeys import nearest_known
+from ..sampling.timekeys import TimeKeys, position
 
 # %% ../../nbs/06_quantization/02_correction.ipynb #cell-005
 MOST_STEPS, PULL = 20, 1e-6
@@ -94,7 +93,7 @@ def fit_outputs(
 # %% ../../nbs/06_quantization/02_correction.ipynb #3bfb0d01
 def at_every_time(scheduler, fits:dict)->Tensor:
     "The fits of some times (a list for each), for all."
-    return torch.stack([torch.stack(f).mean(0) for f in fits.values()])[nearest_known(torch.tensor([*fits]), scheduler)]
+    return torch.stack([torch.stack(f).mean(0) for f in fits.values()])[TimeKeys.at(scheduler, [*fits]).served]
 
 def take_back(
     y:Tensor,      # (B, C, H, W) output of the approximation

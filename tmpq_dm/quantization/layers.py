@@ -13,36 +13,36 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from ..core.errors import require
-from ..sampling.timekeys import Clock
+from ..sampling.timekeys import Clock, TimeKeys
 from .grid import Grid, levels
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #cell-005
 class ActSets:
-    "One operand in N precisions at K knots, a grid per tensor for each."
+    "One operand in N precisions for K sets of timesteps, a grid per tensor for each."
     def __init__(self,
         bits:tuple,
         scale:Tensor,      # (K, N)
         zero:Tensor,       # (K, N) integers stored as floats
-        where:Tensor=None, # (num_train_timesteps,) the knot of each timestep; None if K is 1
+        keys:TimeKeys=None,# which of the K serves a timestep; None if K is 1
         fixed:bool=False,  # not to be learned
-    ): self.bits, self.scale, self.zero, self.where, self.fixed = tuple(bits), scale, zero, where, fixed
+    ): self.bits, self.scale, self.zero, self.keys, self.fixed = tuple(bits), scale, zero, keys, fixed
 
     def grid(self,
         b:int,
-        k=0,               # knot
+        k=0,               # which of the K
     )->Grid:
-        "The grid of precision `b` at a knot."
+        "The grid of precision `b`."
         i = self.bits.index(b)
         return Grid(self.scale[k, i], self.zero[k, i], *levels(b, signed=False))
 
     def rows(self,
         b:int,
-        t:Tensor,          # (B,) positions of timesteps
+        t:Tensor,          # (B,) timesteps
         dim:int,           # of the activation
         device=None,
     )->Grid:
         "A grid for each row of a batch whose rows have different timesteps."
-        i, k = self.bits.index(b), self.where[t]
+        i, k = self.bits.index(b), self.keys.nearest(t)
         return Grid(*[v[k, i].view(-1, *[1] * (dim - 1)).to(device) for v in (self.scale, self.zero)], *levels(b, signed=False))
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #cell-007
@@ -97,13 +97,13 @@ class Timed(Quantizer):
     "Quantizes and dequantizes on the grid of the time."
     def __init__(self, acts:ActSets, b:int, clock:Clock):
         i, (lo, hi) = acts.bits.index(b), levels(b, signed=False)
-        self.acts, self.b, self.clock, self.where = acts, b, clock, acts.where.tolist()
+        self.acts, self.b, self.clock = acts, b, clock
         self.scales, self.inverse = acts.scale[:, i].tolist(), (1 / acts.scale[:, i]).tolist()
         self.ends = [(lo - zero, hi - zero) for zero in acts.zero[:, i].tolist()]
 
     def __call__(self, x):
         if self.clock.single is None: return self.acts.rows(self.b, self.clock.t, x.dim(), x.device)(x).to(x.dtype)
-        k = self.where[self.clock.single]
+        k = self.acts.keys.nearest(self.clock.single)
         return (x * self.inverse[k]).round_().clamp_(*self.ends[k]).mul_(self.scales[k])
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #755fd37a

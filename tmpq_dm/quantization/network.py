@@ -14,7 +14,7 @@ from ..core.errors import require
 from ..policy import FP, Policy
 from ..models.denoiser import Denoiser, run_network
 from ..models.trace import QuantOp
-from ..sampling.timekeys import Clock, Knots, position
+from ..sampling.timekeys import Clock, position
 from ..sampling.trajectories import Guided
 from .correction import take_back
 from .grid import WeightSets
@@ -65,7 +65,7 @@ class QuantizedNetwork(Guided):
         require(not unknown, "float_ops", f"the model has no operations {sorted(unknown)[:3]}; see Denoiser.ops")
         self.denoiser, self.bits, self.float_ops = denoiser, tuple(sorted(bits, reverse=True)), tuple(float_ops)
         self.split, (self.model, self.sites) = split, with_quantizers(denoiser, split)
-        self.scratch, self.clock, self.knots = Scratch(), Clock(denoiser.first_timestep), Knots(denoiser.scheduler)
+        self.scratch, self.clock, self.keys = Scratch(), Clock(), None
         self.model.register_forward_pre_hook(lambda m, args, kwargs: self.clock.set(kwargs["timestep"] if "timestep" in kwargs else args[1]), with_kwargs=True)
         self.observers, self.calls, self.policy, self.current = [weight_observer, act_observer], 0, None, {}
         self.alone = None   # a precision table, while calibrating for that alone
@@ -118,7 +118,7 @@ def quantizer_of(net, name, operand, b, scratch=None):
     "The quantizer of an operand at `b` bits."
     if b == FP: return FLOAT
     acts = net.acts[name, operand]
-    return ToIntegers(acts.grid(b), scratch) if acts.where is None else Timed(acts, b, net.clock)
+    return ToIntegers(acts.grid(b), scratch) if acts.keys is None else Timed(acts, b, net.clock)
 
 def set_product(
     net:QuantizedNetwork, op:QuantOp,

@@ -17,7 +17,7 @@ from ..core.errors import require
 from ..core.trees import rows_of
 from ..models.denoiser import Denoiser, run_network
 from ..core.trees import each_tensor
-from ..sampling.timekeys import Clock
+from ..sampling.timekeys import Clock, samples_near
 from .grid import OBSERVERS, levels, lsq, soft_up, start_up, undecided
 from .layers import FLOAT, ActSets, Quantizer, QuantLayer, Recorder
 from .network import QuantizedNetwork, operands, quantizers_of, set_table
@@ -150,12 +150,12 @@ def level_rows(
 
 def acts_of(
     bits:tuple,
-    grids:list,    # for each precision a list with a grid for each knot
-    where=None,    # the knot of each timestep, if there are several
+    grids:list,    # for each precision a list with a grid for each calibrated timestep
+    keys=None,     # `TimeKeys`, if there are several
 )->ActSets:
     "Grids in one piece."
     scale, zero = (torch.stack([torch.stack([getattr(g, k).reshape(()) for g in gs]) for gs in grids], dim=1).cpu() for k in ("scale", "zero"))
-    return ActSets(bits, scale, zero, where)
+    return ActSets(bits, scale, zero, keys)
 
 MOST = 2**20      # values that tell a range, where not all can be kept
 
@@ -173,7 +173,7 @@ def find_ranges(
 ):
     "Fill `net.acts` for the operations of a unit, each precision from the samples of its level. Raises `TmpqError` when an activation is not finite."
     grids, seen = {}, {}
-    few = unit.chunk is not None and net.knots.where is None      # large models: some of the values, and the ends of all
+    few = unit.chunk is not None and net.keys is None      # large models: some of the values, and the ends of all
     def record(key, x):
         x = x.detach()
         seen.setdefault(key, []).append(thinned(x, MOST // len(pieces)) if few else x)
@@ -186,8 +186,8 @@ def find_ranges(
         for key, values in seen.items():
             values = torch.cat(values) if len(values) > 1 else values[0]
             require(bool(values.isfinite().all()), f"calibration: {key[0]}", "its activations are not finite; check the model and the data")
-            grids.setdefault(key, []).append([OBSERVERS[net.observers[1]](values[near].flatten(), b) for near in net.knots.rows(unit.t[rows])])
-    for key, by_bits in grids.items(): net.acts[key] = acts_of(net.bits, by_bits, net.knots.where)
+            grids.setdefault(key, []).append([OBSERVERS[net.observers[1]](values[near].flatten(), b) for near in samples_near(net.keys, net.scheduler, unit.t[rows])])
+    for key, by_bits in grids.items(): net.acts[key] = acts_of(net.bits, by_bits, net.keys)
 
 # %% ../../nbs/06_quantization/05_reconstruction.ipynb #cell-013
 def learnables(
@@ -217,8 +217,8 @@ class Learned(Quantizer):
         self.zero, self.levels = acts.zero[:, acts.bits.index(b)], levels(b, signed=False)
 
     def __call__(self, x):
-        where = self.acts.where
-        k = torch.zeros(1, dtype=torch.long) if where is None else where[self.clock.t]
+        keys = self.acts.keys
+        k = torch.zeros(1, dtype=torch.long) if keys is None else keys.nearest(self.clock.t)
         s, z = (v[k].view(-1, *[1] * (x.dim() - 1)).to(x.device) for v in (self.log_s.exp(), self.zero))
         return lsq(x, s, z, *self.levels)
 

@@ -39,7 +39,7 @@ class Supernet(QuantizedNetwork):
 
     def fit_to_policy(self):
         "Correct the outputs for the policy that is set, if the calibration says so."
-        if self.settings is None: return               # an artifact keeps its own corrections
+        if self.settings is None: return               # an exported folder keeps its own corrections
         self.fits = None
         if not self.settings.adapt or not self.policy: return
         try: self.fits = fit_policy(self, self.settings.batch_size)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from ..core.trees import leaves, mapped, rows_of
 from ..policy import Policy
+from ..sampling.timekeys import TimeKeys
 from ..core.errors import require
 from .reconstruction import draw, learn, release
 from .grid import OBSERVERS
@@ -26,7 +27,7 @@ def block_ranges(
     fsc:bool,        # a grid for each timestep instead of one for all
 ):
     "Fill `net.acts` for the temporal block from its values in full precision."
-    every = torch.arange(net.num_train_timesteps)
+    every = TimeKeys.every(net.scheduler)
     for name, x in inputs_at_all_times(net, block).items():
         if name in net.float_ops: continue
         require(bool(x.isfinite().all()), f"calibration: {name}", "its activations are not finite; check the model")
@@ -38,7 +39,7 @@ CONDITIONS_TRIED = 8      # conditions that a timestep is tried with, where the 
 
 def all_times(net)->Tensor:
     "Every whole timestep."
-    return net.first_timestep + torch.arange(net.num_train_timesteps)
+    return TimeKeys.every(net.scheduler).timesteps
 
 def conditions_for(net, block, n:int, seed:int=0):
     "A condition with n rows, if the block needs one; what it does not use, such as the tokens of a text, is left out."
@@ -109,7 +110,7 @@ def use_cache(
     "Look temporal features up in full precision instead of computing them."
     net.forget()
     if timesteps is None: return net.fit_to_policy()
-    block, rows = TemporalBlock(net.denoiser), {int(t) - net.first_timestep: i for i, t in enumerate(timesteps)}
+    block, rows = TemporalBlock(net.denoiser), {int(t): i for i, t in enumerate(timesteps)}
     require(not block.conditional, "cache", "the temporal features of this model depend on what it is told, too; compute them")
     table = block(torch.tensor([int(t) for t in timesteps]))
     def look_up(name):

@@ -13,7 +13,7 @@ from ..policy import Policy
 from ..core.files import read_json, write_atomic
 from ..core.errors import require
 from ..core.plotting import BLUE, COLUMN, GREY, PAGE, RED, style
-from ..analysis.divergence import short_name
+from ..analysis.observation import short_name
 from ..evaluation.cost import BitOPs, prefix_of, with_prefix
 from .record import fitness_of, read_lines
 
