@@ -16,7 +16,7 @@ from ..core.errors import require
 from ..models.architecture import architecture_of, default_conditions
 from ..models.denoiser import Denoiser
 from ..sampling.timekeys import Clock, TimeKeys, keys_from, position, starts_of
-from ..quantization.correction import take_back
+from ..quantization.correction import correct
 from ..quantization.grid import Grid, levels, pack, unpack
 from ..quantization.layers import FLOAT, ActSets, Products, Quantizer, QuantLayer, Scratch, Timed, ToIntegers, within
 from ..quantization.supernet import Supernet
@@ -211,7 +211,7 @@ def after(model, args, out):
     "Correct what the model says, but for a variance that it may have learned."
     if not model.packed.spec["corrected"]: return out
     channels, fits, step = model.packed.spec["shape"][0], model.output_fits, model.packed.keys.nearest(model.packed.clock.t)
-    fix = lambda y: torch.cat([take_back(y[:, :channels], fits, step), y[:, channels:]], 1) if y.shape[1] > channels else take_back(y, fits, step)
+    fix = lambda y: torch.cat([correct(y[:, :channels], fits, step), y[:, channels:]], 1) if y.shape[1] > channels else correct(y, fits, step)
     if isinstance(out, Tensor): return fix(out)
     return (fix(out[0]), *out[1:]) if isinstance(out, tuple) else type(out)(sample=fix(out.sample))
 

@@ -16,7 +16,7 @@ from ..models.denoiser import Denoiser, run_network
 from ..models.trace import QuantOp
 from ..sampling.timekeys import Clock, position
 from ..sampling.trajectories import Guided
-from .correction import take_back
+from .correction import correct
 from .grid import WeightSets
 from .layers import FLOAT, Products, QuantLayer, Scratch, Timed, ToIntegers, within
 
@@ -86,7 +86,7 @@ class QuantizedNetwork(Guided):
     def predict(self, x, t, cond=None):
         self.calls += len(x)
         out = run_network(self.model, x, t, cond)
-        return out if self.fits is None else take_back(out, self.fits, position(self.scheduler, t)).to(self.model.place.dtype).to(out)
+        return out if self.fits is None else correct(out, self.fits, position(self.scheduler, t)).to(self.model.place.dtype).to(out)
 
     def decode(self, x): return self.denoiser.decode(x)
 
