@@ -44,7 +44,7 @@ def real_images(
     from tmpq_dm.models.reference import reference_features, reference_statistics
     if path is None: return (reference_features(), reference_statistics()) if model == "reference" else (None, None)
     from tmpq_dm.evaluation.inception import inception_features
-    from tmpq_dm.evaluation.inception import real_side
+    from tmpq_dm.evaluation.real_images import real_side
     from tmpq_dm.evaluation.metrics import read_arrays, real_statistics
     features = reference_features()
     if Path(path).is_file() and len(read_arrays(path).get("mu", ())) == features.num_features: return features, real_statistics(path)
@@ -262,7 +262,7 @@ def open_policy(a):
 
 def cmd_evaluate(a):
     "Sample from a model, with or without a policy, or from a compressed one, and measure the images."
-    from tmpq_dm.evaluation.metrics import evaluate
+    from tmpq_dm.evaluation.evaluate import evaluate
     from tmpq_dm.models.reference import open_denoiser
     compressed = is_ours(a.model)
     net, policy = open_policy(a)
@@ -276,7 +276,7 @@ def cmd_evaluate(a):
 
 def clip_of(net, policy, a):
     "How well images fit their prompts."
-    from tmpq_dm.evaluation.inception import clip_score
+    from tmpq_dm.evaluation.clip import clip_score
     from tmpq_dm.evaluation.metrics import generate
     from tmpq_dm.sampling.trajectories import starts
     require(net.conditions is not None and net.conditions.names and not net.conditions.names[0].isdecimal(), "--clip", "compares images with prompts, and this model takes none; leave it out")
@@ -350,7 +350,8 @@ def compare(
 )->tuple:           # (name -> what was measured of it, name -> its first images)
     "Sample every row from the same noise and measure it."
     from tmpq_dm.evaluation.cost import CostModel
-    from tmpq_dm.evaluation.metrics import generate, measures_of, trajectory_error
+    from tmpq_dm.evaluation.metrics import generate, trajectory_error
+    from tmpq_dm.evaluation.evaluate import measures_of
     from tmpq_dm.sampling.trajectories import starts
     found, images, full, den = {}, {}, None, next(iter(rows.values()))[0]
     for name, (net, policy) in rows.items():

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['frechet_distance', 'extract', 'moments', 'frechet', 'kernel_distance', 'kernel', 'classifier_score',
-           'precision_recall', 'trajectory_error', 'real_statistics', 'generate', 'evaluate']
+           'precision_recall', 'trajectory_error', 'real_statistics', 'generate']
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-002
 from pathlib import Path
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from ..policy import Policy
 from ..core.errors import TmpqError, require
-from ..sampling.trajectories import sample, starts
-from ..sampling.schedulers import even_timesteps
 from ..core.measure import GROUPS, Measure, mean_measure, measure
+from ..sampling.trajectories import sample
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-005
 def root(
@@ -28,10 +28,11 @@ def root(
 def frechet_distance(
     mu1:Tensor, sigma1:Tensor,   # (d,), (d, d)
     mu2:Tensor, sigma2:Tensor,
+    root2:Tensor=None,           # `root(sigma2)` in double precision, if known
 )->float:
     "The squared Fréchet distance between two Gaussians, in double precision."
     mu1, sigma1, mu2, sigma2 = (x.double() for x in (mu1, sigma1, mu2, sigma2))
-    r = root(sigma2)
+    r = root(sigma2) if root2 is None else root2
     cross = torch.linalg.eigvalsh(r @ sigma1 @ r).clamp(min=0).sqrt().sum()
     return ((mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * cross).item()
 
@@ -42,7 +43,8 @@ def require_finite(
 )->Tensor:         # itself
     "Raise `TmpqError` if a row holds NaN or infinity: a distance of such rows would be NaN, without an error."
     broken = (~x.flatten(1).isfinite()).any(1).sum().item()
-    require(not broken, where, f"{broken} of {len(x)} rows hold NaN or infinity; the images are broken, try more bits or other timesteps")
+    require(not broken, where, f"{broken} of {len(x)} rows hold NaN or infinity; "
+                               "the images are broken, try more bits or other timesteps")
     return x
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-010
@@ -72,9 +74,25 @@ def check_statistics(
     "Raise `TmpqError` unless features are finite and the statistics belong to as many features."
     require_finite(features, "features")
     d, known = features.shape[1], len(statistics["mu"])
-    require(d == known, "statistics", f"made with {known} features, the network has {d}; use the statistics of this feature network")
+    problem = f"made with {known} features, the network has {d}; use the statistics of this feature network"
+    require(d == known, "statistics", problem)
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-020
+def distance_by_rows(
+    x:Tensor,       # (n, d) features less the real mean, double
+    sigma:Tensor,   # (d, d) real covariance, double
+):                  # called with a mask (n,), returns the distance
+    "The Fréchet distance for any of the images, by a matrix as wide as there are images."
+    products = x @ sigma @ x.T
+    def statistic(keep):
+        rows, inner = x[keep], products[keep][:, keep]
+        inner = inner - inner.mean(0) - inner.mean(1, keepdim=True) + inner.mean()
+        cross = torch.linalg.eigvalsh(inner / (len(rows) - 1)).clamp(min=0).sqrt().sum()
+        variance = (rows - rows.mean(0)).square().sum() / (len(rows) - 1)
+        return rows.mean(0).square().sum() + variance + sigma.trace() - 2 * cross
+    return statistic
+
+# %% ../../nbs/05_evaluation/00_metrics.ipynb #ea15a67a
 def frechet(
     features:Tensor,        # (n, d) of generated images
     statistics:dict,        # of real images: 'mu' (d,) and 'sigma' (d, d), and 'name' of the feature network if known
@@ -82,24 +100,41 @@ def frechet(
 )->Measure:
     "The Fréchet distance from real images. Raises `TmpqError` for broken features or other statistics."
     check_statistics(features, statistics)
-    mu, sigma = statistics["mu"], statistics["sigma"]
-    return measure("FD∞" if corrected else "FD", lambda keep: frechet_distance(*moments(features[keep]), mu, sigma), len(features), corrected)
+    mu, sigma = statistics["mu"].double(), statistics["sigma"].double()
+    n, d = features.shape
+    if n <= d: statistic = distance_by_rows(features.double() - mu, sigma)
+    else:
+        root2 = root(sigma)
+        statistic = lambda keep: frechet_distance(*moments(features[keep]), mu, sigma, root2)
+    return measure("FD∞" if corrected else "FD", statistic, n, corrected)
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-033
+def cubic(
+    x:Tensor,    # (n, d)
+    y:Tensor,    # (m, d)
+)->Tensor:       # (n, m)
+    "The kernel of all pairs."
+    return (x @ y.T / x.shape[1] + 1)**3
+
 def kernel_sum(
     x:Tensor,    # (n, d)
     y:Tensor,    # (m, d)
 )->float:
     "Σ k(x_i, y_j) over all pairs, in double precision and in pieces, so that memory stays small."
     x, y = x.double(), y.double()
-    return sum(((rows @ y.T / x.shape[1] + 1)**3).sum().item() for rows in x.split(512))
+    return sum(cubic(rows, y).sum().item() for rows in x.split(512))
+
+def own_kernels(
+    x:Tensor,    # (n, d)
+)->Tensor:       # (n,)
+    "k(x_i, x_i) of each row, in double precision."
+    return (x.double().square().sum(1) / x.shape[1] + 1)**3
 
 def pairs_mean(
     x:Tensor,    # (n, d)
 )->float:
     "The mean of k(x_i, x_j) over i ≠ j."
-    own = ((x.double().square().sum(1) / x.shape[1] + 1)**3).sum().item()
-    return (kernel_sum(x, x) - own) / (len(x) * (len(x) - 1))
+    return (kernel_sum(x, x) - own_kernels(x).sum().item()) / (len(x) * (len(x) - 1))
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-034
 def kernel_distance(
@@ -112,14 +147,32 @@ def kernel_distance(
     return pairs_mean(x) + y_pairs - 2 * kernel_sum(x, y) / (len(x) * len(y))
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-035
+def group_sums(
+    x:Tensor,   # (n, d) features of generated images, double
+    y:Tensor,   # (m, d) features of real images, double
+)->tuple:       # sums between two groups (20, 20), between a group and y (20,), of a group's images with themselves (20,)
+    "Sums of the kernel over the groups of the jackknife; every pair is visited once."
+    group = F.one_hot(torch.arange(len(x)) % GROUPS, GROUPS).double()
+    pairs, cross = torch.zeros(GROUPS, GROUPS).double(), torch.zeros(GROUPS).double()
+    for rows, which in zip(x.split(512), group.split(512)):
+        pairs += which.T @ (cubic(rows, x) @ group)
+        cross += which.T @ cubic(rows, y).sum(1)
+    return pairs, cross, group.T @ own_kernels(x)
+
+# %% ../../nbs/05_evaluation/00_metrics.ipynb #69c1ca96
 def kernel(
     features:Tensor,        # (n, d) of generated images
     real_features:Tensor,   # (m, d)
 )->Measure:
     "The kernel distance from real images. Raises `TmpqError` for broken features."
     require_finite(features, "features")
-    y_pairs = pairs_mean(real_features)
-    return measure("KD", lambda keep: kernel_distance(features[keep], real_features, y_pairs), len(features))
+    y_pairs, m = pairs_mean(real_features), len(real_features)
+    pairs, cross, own = group_sums(features.double(), real_features.double())
+    def statistic(keep):
+        n, kept = keep.sum(), keep[:GROUPS].double()
+        x_pairs = (kept @ pairs @ kept - kept @ own) / (n * (n - 1))
+        return x_pairs + y_pairs - 2 * (kept @ cross) / (n * m)
+    return measure("KD", statistic, len(features))
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-041
 def classifier_score_of(
@@ -133,10 +186,12 @@ def classifier_score_of(
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #192e0602
 def classifier_score(
     logits:Tensor,   # (n, classes), before softmax
+    parts:int=1,     # of consecutive images; the score is the mean of theirs
 )->Measure:
     "The classifier score. Raises `TmpqError` for broken logits."
     require_finite(logits, "logits")
-    return measure("CS", lambda keep: classifier_score_of(logits[keep]), len(logits))
+    mean = lambda keep: sum(classifier_score_of(p) for p in logits[keep].tensor_split(parts)) / parts
+    return measure("CS", mean, len(logits))
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-045
 def in_region(
@@ -145,7 +200,8 @@ def in_region(
     k:int=3,        # balls reach to the k-th nearest neighbour
 )->Tensor:          # (n,) 1 where the point lies in a ball, else 0
     "Which points lie in the region that others span."
-    radius = torch.cat([torch.cdist(rows, region).kthvalue(k + 1, dim=1).values for rows in region.split(512)])   # the nearest is the point itself
+    def reach(rows): return torch.cdist(rows, region).kthvalue(k + 1, dim=1).values   # the nearest is the point itself
+    radius = torch.cat([reach(rows) for rows in region.split(512)])
     return torch.cat([(torch.cdist(rows, region) <= radius).any(1) for rows in x.split(512)]).float()
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-046
@@ -154,9 +210,13 @@ def precision_recall(
     real_features:Tensor,   # (m, d)
     k:int=3,                # balls reach to the k-th nearest neighbour
 )->tuple:                   # of two `Measure`s
-    "Share of generated images that look real, and share of real images that the model could have drawn. Raises `TmpqError` for broken features."
+    """Share of generated images that look real, and share of real images that the model could have drawn.
+
+    Raises `TmpqError` for broken features.
+    """
     require_finite(features, "features")
-    return mean_measure("precision", in_region(features, real_features, k)), mean_measure("recall", in_region(real_features, features, k))
+    precision = mean_measure("precision", in_region(features, real_features, k))
+    return precision, mean_measure("recall", in_region(real_features, features, k))
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-050
 def relative_errors(
@@ -164,7 +224,8 @@ def relative_errors(
     reference_images:Tensor,   # (n, C, H, W) from the same noise
 )->Tensor:                     # (n,)
     "Relative L2 distance of each image from its reference."
-    return (images - reference_images).flatten(1).norm(dim=1) / reference_images.flatten(1).norm(dim=1).clamp(min=1e-12)
+    distance, size = (x.flatten(1).norm(dim=1) for x in (images - reference_images, reference_images))
+    return distance / size.clamp(min=1e-12)
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #616ac53d
 def trajectory_error(
@@ -172,7 +233,8 @@ def trajectory_error(
     reference_images:Tensor,   # (n, C, H, W) by the full-precision sampler from the same noise
 )->Measure:
     "Mean relative distance from what full precision draws. Raises `TmpqError` for broken images or other shapes."
-    require(images.shape == reference_images.shape, "images", f"shape {tuple(images.shape)} is not the reference's {tuple(reference_images.shape)}")
+    shape, expected = tuple(images.shape), tuple(reference_images.shape)
+    require(shape == expected, "images", f"shape {shape} is not the reference's {expected}")
     return mean_measure("trajectory error", relative_errors(require_finite(images, "images"), reference_images))
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-053
@@ -181,13 +243,33 @@ def read_arrays(
 )->dict:       # name -> tensor
     "Arrays from a file that cannot run code. Raises `TmpqError` if it cannot be read."
     import numpy as np
+    from safetensors.torch import load_file
     require(Path(path).is_file(), str(path), "no such file; check the path")
     try:
-        if str(path).endswith(".safetensors"):
-            from safetensors.torch import load_file
-            return load_file(path)
-        with np.load(path, allow_pickle=False) as z: return {k: torch.from_numpy(z[k]) for k in z.files if z[k].dtype.kind in "fiu"}
-    except Exception as e: raise TmpqError(f"{path}: neither npz nor safetensors of numbers ({type(e).__name__}); save mu and sigma again") from None
+        if str(path).endswith(".safetensors"): return load_file(path)
+        with np.load(path, allow_pickle=False) as z:
+            return {k: torch.from_numpy(z[k]) for k in z.files if z[k].dtype.kind in "fiu"}
+    except Exception as e:
+        problem = f"neither npz nor safetensors of numbers ({type(e).__name__}); save mu and sigma again"
+        raise TmpqError(f"{path}: {problem}") from None
+
+# %% ../../nbs/05_evaluation/00_metrics.ipynb #8caad369
+def check_moments(
+    mu:Tensor,
+    sigma:Tensor,
+    where:str,       # the name that an error begins with
+    suffix:str="",   # of the names in a file
+)->tuple:            # mu (d,) and sigma (d, d), double
+    "Raise `TmpqError` unless these can be a mean and a covariance."
+    fits = mu.dim() == 1 and sigma.shape == (len(mu), len(mu))
+    shapes = f"mu{suffix} {tuple(mu.shape)} and sigma{suffix} {tuple(sigma.shape)}"
+    require(fits, where, f"{shapes} do not fit; expected (d,) and (d, d)")
+    mu, sigma = mu.double(), sigma.double()
+    finite = mu.isfinite().all() and sigma.isfinite().all()
+    require(finite, where, f"mu{suffix} or sigma{suffix} holds NaN or infinity; make the statistics again")
+    symmetric = torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6)
+    require(symmetric, f"{where}: sigma{suffix}", "is not symmetric, so no covariance; save the statistics again")
+    return mu, sigma
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-054
 def real_statistics(
@@ -196,16 +278,15 @@ def real_statistics(
     "Statistics of real images. Raises `TmpqError` if the file is missing or malformed."
     s = read_arrays(path)
     require({"mu", "sigma"} <= set(s), str(path), f"holds {sorted(s)}, not mu and sigma; save the statistics again")
-    mu, sigma = s["mu"].double(), s["sigma"].double()
-    require(mu.dim() == 1 and sigma.shape == (len(mu), len(mu)), str(path),
-            f"mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} do not fit; expected (d,) and (d, d)")
-    require(mu.isfinite().all() and sigma.isfinite().all(), str(path), "holds NaN or infinity; make the statistics again")
-    require(torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6), f"{path}: sigma", "is not symmetric, so no covariance; save the statistics again")
-    extra, f = {"n": int(s["n"])} if "n" in s else {}, s.get("features")
-    if f is None: return dict(mu=mu, sigma=sigma, **extra)
-    require(f.dim() == 2 and f.shape[1] == len(mu) and bool(f.isfinite().all()), f"{path}: features",
-            f"{tuple(f.shape)} are not finite or do not fit mu {tuple(mu.shape)}; expected (n, d)")
-    return dict(mu=mu, sigma=sigma, **extra, features=f.float())
+    mu, sigma = check_moments(s["mu"], s["sigma"], str(path))
+    found = dict(mu=mu, sigma=sigma)
+    if "n" in s: found["n"] = int(s["n"])
+    if "features" not in s: return found
+    f = s["features"]
+    fits = f.dim() == 2 and f.shape[1] == len(mu) and bool(f.isfinite().all())
+    problem = f"{tuple(f.shape)} are not finite or do not fit mu {tuple(mu.shape)}; expected (n, d)"
+    require(fits, f"{path}: features", problem)
+    return found | dict(features=f.float())
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-059
 def generate(
@@ -216,7 +297,7 @@ def generate(
     progress:bool=False,
     decode:bool=True,
 )->Tensor:                # (n, C, H, W) images in [-1, 1]; samples without decode
-    "The images of a policy. A network that knows bits is told the policy's first."
+    "The images of a policy. A supernet is set to the policy's bits first."
     if hasattr(net, "set_policy"): net.set_policy(policy)
     return sample(net, policy.timesteps, noise, batch_size=batch_size, progress=progress, decode=decode)
 
@@ -227,41 +308,13 @@ def feature_measures(
     statistics:dict,    # of real images; with 'features' for kernel distance, precision and recall
 )->dict:                # name -> `Measure`
     "All metrics that need a feature network."
-    names = getattr(features, "name", ""), statistics.get("name", "")
-    require(len({*names} - {""}) <= 1, "statistics", f"made with {names[1]}, not with {names[0]}; use the statistics of this feature network")
+    network, made = getattr(features, "name", ""), statistics.get("name", "")
+    same = not network or not made or network == made
+    require(same, "statistics", f"made with {made}, not with {network}; use the statistics of this feature network")
     f = extract(features, images)
     out = dict(fd=frechet(f, statistics), fd_limit=frechet(f, statistics, corrected=True))
     if "features" in statistics:
         out["kd"] = kernel(f, statistics["features"])
         out["precision"], out["recall"] = precision_recall(f, statistics["features"])
-    if hasattr(features, "logits"): out |= dict(cs=classifier_score(extract(features.logits, images)))
+    if hasattr(features, "logits"): out["cs"] = classifier_score(extract(features.logits, images))
     return out
-
-# %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-061
-def measures_of(images, features, statistics)->dict:
-    "All metrics of a feature network, by the names that it gives them if it has any."
-    return features.measures(images, statistics) if hasattr(features, "measures") else feature_measures(images, features, statistics)
-
-# %% ../../nbs/05_evaluation/00_metrics.ipynb #2e2d1f67
-def evaluate(
-    net,                       # a supernet, or a `Denoiser` for full precision
-    policy:Policy,
-    num_images:int=1000,
-    seed:int=0,                # of the noise
-    batch_size:int=32,
-    features=None,             # feature network, for all but the trajectory error
-    statistics:dict=None,      # of real images in those features
-    den=None,                  # the full-precision `Denoiser`, for the trajectory error
-    timesteps_reference=None,  # of full precision; 100 uniform ones if None
-    progress:bool=False,       # show a bar
-)->dict:                       # 'fd', 'fd_limit', 'kd', 'precision', 'recall', 'cs', 'trajectory' -> `Measure`, as far as they can be had
-    "Everything about a policy from one set of images. Raises `TmpqError` if there is nothing to compare with, or too few images."
-    require(den is not None or (features is not None and statistics is not None), "evaluate",
-            "nothing to compare with; give features and statistics, or den")
-    require(num_images >= GROUPS, "num-images", f"{num_images} are too few for an interval; use at least {GROUPS}")
-    noise = starts(net, num_images, seed)
-    images = generate(net, policy, noise, batch_size, progress)
-    out = measures_of(images, features, statistics) if features is not None and statistics is not None else {}
-    if den is None: return out
-    reference = sample(den, timesteps_reference or even_timesteps(den.scheduler, 100), noise, batch_size=batch_size, progress=progress)
-    return out | dict(trajectory=trajectory_error(images, reference))

@@ -38,7 +38,8 @@ class Conditions:
 
     def nothing(self, n:int)->dict:
         "The empty condition, n times. Raises `TmpqError` if there is none."
-        require(self.none is not None, "guidance", "needs an empty condition, and this model has none; leave guidance out")
+        has_empty = self.none is not None
+        require(has_empty, "guidance", "needs an empty condition, and this model has none; leave guidance out")
         return mapped(lambda c: c.expand(n, *c.shape[1:]), self.none)
 
 # %% ../../nbs/03_models/00_architecture.ipynb #cell-009
@@ -73,8 +74,8 @@ def refuse_unless(
 ):
     "Raise `TmpqError`, naming the field, for any other value."
     for name, values in allowed.items():
-        known = ", ".join(map(repr, values))
-        require(config.get(name) in values, f"model: {name}", f"{config.get(name)!r} is not understood; this library knows {known}")
+        value, known = config.get(name), ", ".join(map(repr, values))
+        require(value in values, f"model: {name}", f"{value!r} is not understood; this library knows {known}")
 
 # %% ../../nbs/03_models/00_architecture.ipynb #cell-010
 def unet_inputs(c):

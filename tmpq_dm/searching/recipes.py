@@ -23,7 +23,7 @@ class Recipe:
     title:str            # for people
     model:str            # folder or hub id, in diffusers' format
     stand_in:str         # a tiny pipeline of the same classes, see `tmpq_dm.models.tiny`
-    real:dict            # 'source' as for `tmpq_dm.evaluation.inception.real_side`, 'size' to cut images to or None, 'note' how to get it; None: no real images
+    real:dict            # 'source' as for `tmpq_dm.evaluation.real_images.real_side`, 'size' to cut images to or None, 'note' how to get it; None: no real images
     prompts:dict         # 'source', a file with a prompt in each line, and 'note' how to get it; None: the usual prompts, or none
     sampler:str
     guidance:float       # None: the pipeline's usual one
