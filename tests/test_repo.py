@@ -28,7 +28,7 @@ WIDTH = 120             # characters in a line of code; lines of a notebook's ma
 LONG_IN_NOTEBOOKS = 1090  # lines of code that are longer: these numbers only fall
 LONG_IN_TESTS = 36
 HOOKED = {"quantization/network.py", "deployment/packed.py",  # the model carries these hooks as long as it lives
-          "deployment/openvino.py", "quantization/reconstruction.py"}
+          "deployment/openvino.py"}
 
 def lines(key): return SETTINGS[key].strip().splitlines()
 
