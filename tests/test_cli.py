@@ -231,6 +231,27 @@ def with_real_images(recipe, monkeypatch):
     return replace(recipe, real=dict(source="real", size=16, note="none"), search=recipe.search | dict(fitness="paired", num_images=20))
 
 
+def test_real_images_go_through_inception(tmp_path, monkeypatch):
+    "A folder given with --real is seen by Inception's network; here by one that takes the mean of each colour"
+    import torch
+    from PIL import Image
+    from tmpq_dm import cli
+    from tmpq_dm.evaluation import evaluate, inception
+    class Means(inception.InceptionV3):
+        num_features, num_spatial = 3, 3
+        def see(self, x): return x.mean((2, 3)).repeat(1, 2)
+        def classify(self, pooled): return pooled
+    monkeypatch.setattr(inception, "inception_features", Means)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path/"cache"))
+    photos = tmp_path/"photos"
+    photos.mkdir()
+    for i in range(20): Image.new("RGB", (8, 8), (i, 5 * i % 7, 0)).save(photos/f"{i}.png")
+    network, real = cli.real_images("reference", photos)
+    assert real["n"] == 20 and real["features"].shape == (20, 3)
+    images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert list(evaluate.measures_of(images, network, real)) == ["fid", "sfid", "is", "kid", "precision", "recall"]
+
+
 @pytest.mark.parametrize("kind", ["cifar10", "lsun-bedrooms", "lsun-churches", "imagenet256", "coco"])
 def test_a_recipe_is_the_whole_command(kind, tmp_path, monkeypatch, capsys):
     "A stand-in of the recipe's classes goes from search to a compressed model. In this process, since five times three imports would take minutes."

@@ -5,7 +5,7 @@ from random import Random
 from types import SimpleNamespace as NS
 import torch
 from hypothesis import given, settings, strategies as st
-from tmpq_dm.evaluation.cost import CostModel
+from tmpq_dm.evaluation.cost import BitOPs
 from tmpq_dm.models.trace import QuantOp
 from tmpq_dm.analysis.grouping import equal_groups, quadratic_groups, uniform_groups
 from tmpq_dm.policy import BITS, Policy
@@ -84,10 +84,10 @@ def test_genome_and_policy(seed):
 def test_repair_and_spend_keep_the_budget(seed, factor):
     rng = Random(seed)
     for s in spaces():
-        cost = CostModel(s.net)
-        budget = int(factor * cost.bitops(s.decode(s.cheapest())))
+        cost = BitOPs(s.net)
+        budget = int(factor * cost(s.decode(s.cheapest())))
         g = s.repair(s.random(rng), budget, cost, rng)
-        assert cost.bitops(s.decode(g)) <= cost.bitops(s.decode(s.spend(g, budget, cost, rng))) <= budget
+        assert cost(s.decode(g)) <= cost(s.decode(s.spend(g, budget, cost, rng))) <= budget
 
 
 @given(st.integers(2, 8), st.lists(st.integers(1, 5), min_size=1, max_size=4), seeds)

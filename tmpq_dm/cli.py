@@ -219,7 +219,7 @@ def save_figures(run, net, out):
     import matplotlib.pyplot as plt
     from tmpq_dm.core.plotting import save_fig
     from tmpq_dm.searching.report import plot_bits, plot_front, plot_progress
-    figures = dict(front=plot_front(run.evaluations, run.front, run.budget, price=run.price),
+    figures = dict(front=plot_front(run.evaluations, run.front, run.budget, price=run.settings.price),
                    bits=plot_bits(run.best, net.ops, run.space.groups, net.num_train_timesteps),
                    progress=plot_progress(run.evaluations, run.front[0].measured["num_images"]))
     paths = {name: save_fig(fig, name, Path(out)/"figures")[-1] for name, fig in figures.items()}
@@ -349,7 +349,7 @@ def compare(
     num_images:int, seed:int, features, statistics,
 )->tuple:           # (name -> what was measured of it, name -> its first images)
     "Sample every row from the same noise and measure it."
-    from tmpq_dm.evaluation.cost import CostModel
+    from tmpq_dm.evaluation.cost import bitops, size_bytes
     from tmpq_dm.evaluation.metrics import generate, trajectory_error
     from tmpq_dm.evaluation.evaluate import measures_of
     from tmpq_dm.sampling.trajectories import starts
@@ -358,8 +358,7 @@ def compare(
         drawn = generate(net, policy, starts(net, num_images, seed), progress=True)
         full = drawn if full is None else full
         measures = measures_of(drawn, features, statistics) | dict(trajectory=trajectory_error(drawn, full))
-        cost = CostModel(den)
-        found[name] = dict(steps=len(policy), bitops=cost.bitops(policy), bytes=cost.size(policy), num_images=num_images,
+        found[name] = dict(steps=len(policy), bitops=bitops(den, policy), bytes=size_bytes(den, policy), num_images=num_images,
                            **{k: m.to_dict() for k, m in measures.items()})
         images[name] = drawn[:16]
     return found, images

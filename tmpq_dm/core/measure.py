@@ -82,7 +82,7 @@ def mean_measure(
     mean, low, high = (x.item() for x in mean_interval(values, "images"))
     return Measure(name, mean, n, low, high)
 
-# %% ../../nbs/00_core/05_measure.ipynb #5ed1c40b
+# %% ../../nbs/00_core/05_measure.ipynb #9f303dcf
 def leave_out(
     statistic,     # called with a mask (n,) of the images to use, returns a number
     n:int,         # number of images
@@ -94,7 +94,7 @@ def leave_out(
     without = [float(statistic(group != g)) for g in range(GROUPS)]
     return value, torch.tensor(without, dtype=torch.float64)
 
-# %% ../../nbs/00_core/05_measure.ipynb #96cd2a66
+# %% ../../nbs/00_core/05_measure.ipynb #5c92ba85
 def jackknife(
     name:str,
     value:float,            # the statistic on all images

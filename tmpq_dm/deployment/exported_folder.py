@@ -101,12 +101,7 @@ def measured_text(measured:dict)->str:
     return "\nMeasured when it was found:\n\n| | |\n| --- | --- |\n" + "".join(rows)
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #9784615c
-def card_text(pipe, policy)->str:
-    "The model card."
-    model, (weights, activations) = network_of(pipe), bits_used(policy)
-    is_ours = isinstance(pipe, ClassPipeline)
-    library, loader = ("tmpq_dm", "ClassPipeline") if is_ours else ("diffusers", "DiffusionPipeline")
-    return f"""---
+CARD_TEXT = """---
 library_name: diffusers
 tags: [diffusers, tmpq_dm, quantized]
 ---
@@ -118,15 +113,25 @@ type, got tmpq_dm", or at "tmpq_dm" among the libraries of `model_index.json`.
 ```python
 import tmpq_dm      # pip install tmpq-dm
 from {library} import {loader}
-images = {loader}.from_pretrained("this folder")({example_arguments(pipe)}).images
+images = {loader}.from_pretrained("this folder")({arguments}).images
 ```
 
-{type(model).__name__} with {model.num_parameters():,} parameters in {model.get_memory_footprint():,} bytes, sampled in
-{len(policy)} steps. Weights have {bits_text(weights)}, activations {bits_text(activations)};
+{network} with {parameters:,} parameters in {size:,} bytes, sampled in
+{steps} steps. Weights have {weights}, activations {activations};
 `policy.json` says which.
 
 tmpq_dm checks a local copy against `manifest.json` when it is loaded.
-{measured_text(policy.measured)}"""
+{measured}"""
+
+def card_text(pipe, policy)->str:
+    "The model card."
+    model, (weights, activations) = network_of(pipe), bits_used(policy)
+    ours = isinstance(pipe, ClassPipeline)
+    return CARD_TEXT.format(
+        library="tmpq_dm" if ours else "diffusers", loader="ClassPipeline" if ours else "DiffusionPipeline",
+        arguments=example_arguments(pipe), network=type(model).__name__, parameters=model.num_parameters(),
+        size=model.get_memory_footprint(), steps=len(policy), weights=bits_text(weights),
+        activations=bits_text(activations), measured=measured_text(policy.measured))
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #e74975e3
 def index_text(pipe)->str:

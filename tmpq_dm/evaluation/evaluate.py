@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evaluate']
 
-# %% ../../nbs/05_evaluation/06_evaluate.ipynb #3fdd79cf
+# %% ../../nbs/05_evaluation/06_evaluate.ipynb #7f338d28
 from torch import Tensor
 from ..policy import Policy
 from ..core.errors import require
@@ -16,7 +16,7 @@ from .metrics import feature_measures, generate, trajectory_error
 from .inception import InceptionV3
 from .inception_measures import inception_measures
 
-# %% ../../nbs/05_evaluation/06_evaluate.ipynb #bc851386
+# %% ../../nbs/05_evaluation/06_evaluate.ipynb #973e0e06
 def measures_of(
     images:Tensor,      # (n, C, H, W)
     features,           # feature network
@@ -26,7 +26,7 @@ def measures_of(
     if isinstance(features, InceptionV3): return inception_measures(images, features, statistics)
     return feature_measures(images, features, statistics)
 
-# %% ../../nbs/05_evaluation/06_evaluate.ipynb #0834fe73
+# %% ../../nbs/05_evaluation/06_evaluate.ipynb #debe4510
 def evaluate(
     net,                       # a supernet, or a `Denoiser` for full precision
     policy:Policy,
@@ -39,7 +39,7 @@ def evaluate(
     timesteps_reference=None,  # of full precision; 100 uniform ones if None
     progress:bool=False,       # show a bar
 )->dict:                       # those of `measures_of`, and 'trajectory' -> `Measure`, as far as they can be had
-    "Everything about a policy from one set of images. Raises `TmpqError` if nothing can be compared, or images are too few."
+    "All measures of a policy from one set of images. Raises `TmpqError` with nothing to compare, or too few images."
     real = features is not None and statistics is not None
     require(den is not None or real, "evaluate", "nothing to compare with; give features and statistics, or den")
     require(num_images >= GROUPS, "num-images", f"{num_images} are too few for an interval; use at least {GROUPS}")

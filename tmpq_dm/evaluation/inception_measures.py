@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['inception_measures']
 
-# %% ../../nbs/05_evaluation/04_inception_measures.ipynb #d4d1bdf3
+# %% ../../nbs/05_evaluation/04_inception_measures.ipynb #5741d720
 from dataclasses import replace
 from torch import Tensor
 from ..core.errors import require
 from .metrics import classifier_score, extract, frechet, kernel, precision_recall
 from .inception import InceptionV3
 
-# %% ../../nbs/05_evaluation/04_inception_measures.ipynb #b992a678
+# %% ../../nbs/05_evaluation/04_inception_measures.ipynb #c7f20852
 NAMES = {"fid": "FID", "sfid": "sFID", "is": "IS", "kid": "KID", "precision": "precision", "recall": "recall"}
 OTHER = dict(FID="FD", sFID="sFD", IS="CS", KID="KD")      # names without the published weights
 
@@ -28,7 +28,7 @@ def check_same(
     network:InceptionV3,
     statistics:dict,       # 'weights' and 'resize' if they were made here
 ):
-    "Raise `TmpqError` if statistics were made with other weights or another resize; those of others count as published."
+    "Raise `TmpqError` if statistics were made with other weights or another resize; foreign ones count as published."
     weights, resize = statistics.get("weights"), statistics.get("resize", network.resize)
     same = network.published if weights is None else weights == network.fingerprint
     problem = "made with other weights than this network's; make them with it, or take the published weights"
@@ -36,17 +36,17 @@ def check_same(
     problem = f"made with resize {resize}, the network has {network.resize}; use the same for both"
     require(resize == network.resize, "statistics", problem)
 
-# %% ../../nbs/05_evaluation/04_inception_measures.ipynb #85327d6e
+# %% ../../nbs/05_evaluation/04_inception_measures.ipynb #61635556
 PART = 5000
 
-# %% ../../nbs/05_evaluation/04_inception_measures.ipynb #445d8779
+# %% ../../nbs/05_evaluation/04_inception_measures.ipynb #08d9f459
 def inception_measures(
     images:Tensor,           # (n, 1 or 3, H, W) in [-1, 1]
     network:InceptionV3,
     statistics:dict=None,    # of real images, from `real_side`; None for 'is' alone
     batch_size:int=32,
-)->dict:                     # 'fid', 'sfid', 'is', 'kid', 'precision', 'recall' -> `Measure`, as far as the statistics allow
-    """What papers print.
+)->dict:                     # 'fid', 'sfid', 'is', 'kid', 'precision', 'recall' -> `Measure`
+    """The measures that papers print, as far as the statistics allow.
 
     Raises `TmpqError` for broken images, fewer than 20, or statistics that do not belong to the network.
     """

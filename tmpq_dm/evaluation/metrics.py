@@ -92,7 +92,7 @@ def distance_by_rows(
         return rows.mean(0).square().sum() + variance + sigma.trace() - 2 * cross
     return statistic
 
-# %% ../../nbs/05_evaluation/00_metrics.ipynb #ea15a67a
+# %% ../../nbs/05_evaluation/00_metrics.ipynb #6f402e15
 def frechet(
     features:Tensor,        # (n, d) of generated images
     statistics:dict,        # of real images: 'mu' (d,) and 'sigma' (d, d), and 'name' of the feature network if known
@@ -150,7 +150,7 @@ def kernel_distance(
 def group_sums(
     x:Tensor,   # (n, d) features of generated images, double
     y:Tensor,   # (m, d) features of real images, double
-)->tuple:       # sums between two groups (20, 20), between a group and y (20,), of a group's images with themselves (20,)
+)->tuple:       # sums between groups (20, 20), between a group and y (20,), of a group's images with themselves (20,)
     "Sums of the kernel over the groups of the jackknife; every pair is visited once."
     group = F.one_hot(torch.arange(len(x)) % GROUPS, GROUPS).double()
     pairs, cross = torch.zeros(GROUPS, GROUPS).double(), torch.zeros(GROUPS).double()
@@ -159,7 +159,7 @@ def group_sums(
         cross += which.T @ cubic(rows, y).sum(1)
     return pairs, cross, group.T @ own_kernels(x)
 
-# %% ../../nbs/05_evaluation/00_metrics.ipynb #69c1ca96
+# %% ../../nbs/05_evaluation/00_metrics.ipynb #4e35a249
 def kernel(
     features:Tensor,        # (n, d) of generated images
     real_features:Tensor,   # (m, d)
@@ -253,7 +253,7 @@ def read_arrays(
         problem = f"neither npz nor safetensors of numbers ({type(e).__name__}); save mu and sigma again"
         raise TmpqError(f"{path}: {problem}") from None
 
-# %% ../../nbs/05_evaluation/00_metrics.ipynb #8caad369
+# %% ../../nbs/05_evaluation/00_metrics.ipynb #c11b182e
 def check_moments(
     mu:Tensor,
     sigma:Tensor,

@@ -38,7 +38,9 @@ def read_lines(
         entry = from_line(raw.decode(errors="replace"))
         require(entry is not None or i == len(lines) - 1, f"{path}: line {i+1}",
                 "is damaged; restore the file, or delete the lines from there on to lose only those")
-        if entry is not None: entries.append(entry); whole += len(raw)
+        if entry is None: break
+        entries.append(entry)
+        whole += len(raw)
     return entries, whole
 
 # %% ../../nbs/07_searching/01_record.ipynb #cell-009
@@ -60,8 +62,8 @@ class Record:
         settings:dict,   # what is searched and how; ready for JSON
         folder=None,     # None: in memory
     ):
-        self.folder, self.entries, self.file = Path(folder) if folder else None, [], None
-        self.known = {}
+        self.folder = Path(folder) if folder else None
+        self.entries, self.known, self.file = [], {}, None
         if self.folder: self.open(json.loads(json.dumps(settings)))
 
     def open(self, settings):
@@ -77,14 +79,22 @@ class Record:
     def get(self, genome, num_images): return self.known.get((tuple(genome), num_images))
 
     def add(self, **entry):
-        "Keep one evaluation: genome, num_images, fitness, bitops, calls, steps. Raises `TmpqError` when the disk is full; earlier entries stay."
-        entry |= dict(fitness=entry["fitness"] if math.isfinite(entry["fitness"]) else None)
-        if self.file:
-            try:
-                self.file.write(to_line(entry).encode()); self.file.flush(); os.fsync(self.file.fileno())
-            except OSError as e: raise TmpqError(f"{self.folder}/evaluations.jsonl: cannot be written ({e.strerror}); free space and run the same command again") from e
-        self.entries.append(entry); self.known[tuple(entry["genome"]), entry["num_images"]] = entry
+        """Keep one evaluation: genome, num_images, fitness, cost, bitops, nfe, steps. Raises `TmpqError` when the disk is
+        full; earlier entries stay."""
+        if not math.isfinite(entry["fitness"]): entry["fitness"] = None
+        if self.file: self.write(to_line(entry))
+        self.entries.append(entry)
+        self.known[tuple(entry["genome"]), entry["num_images"]] = entry
         return entry
+
+    def write(self, line):
+        try:
+            self.file.write(line.encode())
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as e:
+            raise TmpqError(f"{self.folder}/evaluations.jsonl: cannot be written ({e.strerror}); "
+                            "free space and run the same command again") from e
 
 # %% ../../nbs/07_searching/01_record.ipynb #cell-011
 def flatten(
@@ -92,8 +102,9 @@ def flatten(
     prefix:str="",
 )->dict:        # 'space.steps' instead of a dictionary in a dictionary
     "Nested settings as one level."
-    parts = [flatten(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in d.items()]
-    return {k: v for part in parts for k, v in part.items()}
+    flat = {}
+    for k, v in d.items(): flat |= flatten(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
+    return flat
 
 def check_settings(
     path:Path,        # an existing run.json
@@ -101,17 +112,19 @@ def check_settings(
 ):
     "Raise `TmpqError` naming the first setting that differs."
     found = read_json(path)
-    require(isinstance(found, dict) and found.get("format_version") == 1, str(path), "is not a run of this version; choose another --out")
+    ours = isinstance(found, dict) and found.get("format_version") == 1
+    require(ours, str(path), "is not a run of this version; choose another --out")
     there, here = flatten(found["settings"]), flatten(settings)
-    short = lambda x: s if len(s := json.dumps(x)) < 60 else "something else"
-    for k in sorted(there | here, key=lambda k: k.count(".")):      # plain settings first: what follows from them is told last
+    for k in sorted(there | here, key=lambda k: k.count(".")):      # plain settings before what follows from them
         a, b = there.get(k), here.get(k)
-        require(a == b, f"{path}: {k}", f"the run there has {short(a)}, this command asks for {short(b)}; use the same settings to resume, or another --out")
+        require(a == b, f"{path}: {k}", f"the run there has {brief(a)}, this command asks for {brief(b)}; "
+                "use the same settings to resume, or another --out")
+
+def brief(x)->str:
+    "A setting for an error of one line."
+    text = json.dumps(x)
+    return text if len(text) < 60 else "something else"
 
 def fitness_of(entry)->float:
     "The fitness of an entry; infinity where it was not finite."
     return math.inf if entry["fitness"] is None else entry["fitness"]
-
-def cost_of(entry)->float:
-    "What the budget bounds: BitOPs, unless the entry says something else."
-    return entry.get("cost", entry["bitops"])

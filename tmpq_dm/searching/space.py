@@ -331,15 +331,16 @@ def repair(
     self:SearchSpace,
     genome:tuple,
     budget:float,
-    price,               # a `Price`, for example a `CostModel`
+    price,               # a `Price`, for example `BitOPs`
     rng,                 # `random.Random`
 )->tuple:                # itself if it costs no more than the budget
     "A similar genome under the budget. Raises `TmpqError`, naming the cheapest, if there is none."
     G, fewest = len(self.groups), price.calls(self.steps[0])
     steps, bits = list(genome[:G]), list(genome[G:])
     least = step_cost(self, [self.bits[0]] * len(bits), price)
-    require(fewest * least <= budget, "budget", f"{price.said(budget)} is below the cheapest policy of this space, {self.steps[0]} steps at {self.bits[0]} bits: "
-            f"{price.said(fewest * least)}; raise the budget, or allow fewer steps or bits")
+    require(fewest * least <= budget, f"budget: {price.name}",
+            f"{price.format(budget)} is below the cheapest policy of this space, {self.steps[0]} steps at {self.bits[0]} bits: "
+            f"{price.format(fewest * least)}; raise the budget, or allow fewer steps or bits")
     used = [i for i, t in enumerate(steps) if t != SKIPPED]
     most = next(n for n in range(len(used), 0, -1) if n == 1 or price.calls(n) * least <= budget)
     for i in rng.sample(used, len(used) - most): steps[i] = SKIPPED
@@ -352,7 +353,7 @@ def spend(
     self:SearchSpace,
     genome:tuple,        # costs no more than the budget
     budget:float,
-    price,               # a `Price`, for example a `CostModel`
+    price,               # a `Price`, for example `BitOPs`
     rng,                 # `random.Random`
 )->tuple:
     "The same timesteps with more bits: random operands are raised until no other can be."
@@ -380,8 +381,6 @@ def from_description(
 )->SearchSpace:
     "The space again, without the model."
     from types import SimpleNamespace
-    net = SimpleNamespace(fingerprint=d["model"], bits=tuple(d["bits"]), num_train_timesteps=d["num_train_timesteps"],
-                          **{k: d[k] for k in ("first_timestep", "sampler", "guidance") if k in d},
-                          float_ops=tuple(d["float_ops"]),
-                          ops=[SimpleNamespace(**o) for o in d["ops"]])
+    same = {k: d[k] for k in ("bits", "num_train_timesteps", "first_timestep", "sampler", "guidance", "float_ops") if k in d}
+    net = SimpleNamespace(fingerprint=d["model"], ops=[SimpleNamespace(**o) for o in d["ops"]], **same)
     return SearchSpace(net, d["groups"], steps=tuple(d["steps"]), mode=d["mode"])
