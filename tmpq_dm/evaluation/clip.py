@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['clip_score']
 
-# %% ../../nbs/05_evaluation/05_clip.ipynb #884090b7
+# %% ../../nbs/05_evaluation/05_clip.ipynb #8f5aaea7
 import re
 from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core.hub import HUB_ID, ask_hub
+from ..core.hub import HUB_ID, require_hub
 from ..core.errors import TmpqError, require
 from ..core.measure import Measure, mean_measure
 from .metrics import require_finite
@@ -26,20 +26,20 @@ def clip_model(
     except ImportError:
         problem = "the CLIP score needs the package transformers; pip install 'tmpq-dm[text]'"
         raise TmpqError(f"{name}: {problem}") from None
-    local = Path(name).is_dir() or in_hub(str(name))
+    local = Path(name).is_dir() or in_cache(str(name))
     try: return tuple(c.from_pretrained(name, local_files_only=local) for c in (CLIPModel, CLIPProcessor))
     except Exception as e:
         reason = " ".join(str(e).split())[:160]
         problem = f"transformers cannot load it as CLIP ({reason}); save the model and its processor again"
         raise TmpqError(f"{name}: {problem}") from None
 
-def in_hub(name:str)->bool:
+def in_cache(name:str)->bool:
     "Whether a model of the hub is in the local cache. Raises `TmpqError` if neither the cache nor the hub has it."
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
     problem = "no such folder; give a folder with CLIP, or a hub id such as openai/clip-vit-base-patch16"
     require(re.fullmatch(HUB_ID, name), name, problem)
     cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
-    if not cached: ask_hub(HfApi().model_info, name)
+    if not cached: require_hub(name)
     return cached
 
 # %% ../../nbs/05_evaluation/05_clip.ipynb #cell-086
