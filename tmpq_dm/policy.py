@@ -36,9 +36,9 @@ class Policy:
 
     @classmethod
     def uniform(cls, ops, timesteps, weight_bits=8, act_bits=8, model=""):
-        "The same bits for every operation; `ops` are names, or objects with a `name`. Products get `act_bits` on both sides."
-        product = lambda o: getattr(o, "kind", "") in ("qk", "pv")
-        table = {getattr(o, "name", o): (act_bits if product(o) else weight_bits, act_bits) for o in ops}
+        "The same bits for every operation, given as names or `QuantOp`s. Products get `act_bits` on both sides."
+        def pair(o): return (act_bits if getattr(o, "kind", "") in ("qk", "pv") else weight_bits, act_bits)
+        table = {getattr(o, "name", o): pair(o) for o in ops}
         return cls(tuple(timesteps), (table,), model=model)
 
 # %% ../nbs/01_policy.ipynb #cell-007
@@ -47,19 +47,28 @@ def check_fields(
     where:str,   # the name that an error begins with, such as the file's
 ):
     "Raise `TmpqError` unless the fields of `p` are well formed on their own, whatever the model."
-    ts = p.timesteps
-    require(len(ts) > 0 and all(is_int(t) for t in ts), f"{where}: timesteps", "must be a list of at least one integer")
-    require(min(ts) >= 0, f"{where}: timesteps", f"{min(ts)} is out of range; the smallest timestep is 0")
-    repeated = sorted({t for t in ts if ts.count(t) > 1})
-    require(not repeated, f"{where}: timesteps", f"{repeated} repeated; name each timestep once")
-    require(list(ts) == sorted(ts, reverse=True), f"{where}: timesteps", "must descend, as a sampler runs")
-    require(len(p.tables) > 0 and all(isinstance(t, dict) for t in p.tables), f"{where}: tables", "must be a list of at least one table")
+    check_timesteps(p.timesteps, f"{where}: timesteps")
+    ok = len(p.tables) > 0 and all(isinstance(t, dict) for t in p.tables)
+    require(ok, f"{where}: tables", "must be a list of at least one table")
     for table in p.tables:
         for name, bits in table.items():
-            ok = isinstance(bits, (tuple, list)) and len(bits) == 2 and all(is_int(b) and b in BITS for b in bits)
-            require(ok, f"{where}: tables[{name!r}]", f"{bits} is not a pair of bits; each must be one of {BITS}")
-    ok = not p.schedule or (len(p.schedule) == len(ts) and all(is_int(i) and 0 <= i < len(p.tables) for i in p.schedule))
-    require(ok, f"{where}: schedule", f"must be empty or name one of {len(p.tables)} tables for each of {len(ts)} steps")
+            require(is_pair(bits), f"{where}: tables[{name!r}]",
+                    f"{bits} is not a pair of bits; each must be one of {BITS}")
+    ok = all(is_int(i) and 0 <= i < len(p.tables) for i in p.schedule) and len(p.schedule) in (0, len(p.timesteps))
+    require(ok, f"{where}: schedule",
+            f"must be empty or name one of {len(p.tables)} tables for each of {len(p.timesteps)} steps")
+
+def check_timesteps(ts, where:str):
+    "Raise `TmpqError` unless timesteps are integers from 0 in strictly descending order."
+    require(len(ts) > 0 and all(is_int(t) for t in ts), where, "must be a list of at least one integer")
+    require(min(ts) >= 0, where, f"{min(ts)} is out of range; the smallest timestep is 0")
+    repeated = sorted({t for t in ts if ts.count(t) > 1})
+    require(not repeated, where, f"{repeated} repeated; name each timestep once")
+    require(list(ts) == sorted(ts, reverse=True), where, "must descend, as a sampler runs")
+
+def is_pair(bits)->bool:
+    "Whether `bits` are those of two operands."
+    return isinstance(bits, (tuple, list)) and len(bits) == 2 and all(is_int(b) and b in BITS for b in bits)
 
 # %% ../nbs/01_policy.ipynb #cell-015
 @patch
@@ -67,8 +76,9 @@ def to_dict(
     self:Policy,
 )->dict: # plain lists, dicts, numbers and strings
     "What is written to disk."
-    return dict(format_version=FORMAT_VERSION, model=self.model, sampler=self.sampler, guidance=self.guidance, timesteps=list(self.timesteps), schedule=list(self.schedule),
-                tables=[{k: list(v) for k, v in t.items()} for t in self.tables], measured=self.measured)
+    tables = [{k: list(v) for k, v in t.items()} for t in self.tables]
+    return dict(format_version=FORMAT_VERSION, model=self.model, sampler=self.sampler, guidance=self.guidance,
+                timesteps=list(self.timesteps), schedule=list(self.schedule), tables=tables, measured=self.measured)
 
 # %% ../nbs/01_policy.ipynb #cell-016
 @patch(cls_method=True)
@@ -77,22 +87,33 @@ def from_dict(
     d:dict,                # as `to_dict` makes it
     where:str="policy",    # the name that an error begins with
 )->Policy:
-    "The policy that `d` describes. Raises `TmpqError` for a missing or unknown field, an unknown version, or a broken rule."
-    require(isinstance(d, dict), where, "is not a policy; expected a JSON object")
-    v = d.get("format_version")
-    require(is_int(v), f"{where}: format_version", "is missing; this is not a policy file")
-    require(v == FORMAT_VERSION, f"{where}: format_version", f"is {v}, this program reads {FORMAT_VERSION}; upgrade tmpq_dm")
-    unknown = sorted(set(d) - {"format_version", "model", "sampler", "guidance", "timesteps", "schedule", "tables", "measured"})
-    require(not unknown, where, f"unknown fields {unknown}; remove them")
-    for k, kind in dict(timesteps=list, tables=list, schedule=list, model=str, measured=dict, sampler=str).items():
-        require(isinstance(d.get(k, kind()), kind), f"{where}: {k}", f"must be a {kind.__name__}")
-    w = d.get("guidance")
-    require(w is None or (isinstance(w, (int, float)) and not isinstance(w, bool) and w > 1), f"{where}: guidance", f"{w!r} must be a number above 1, or null for none")
-    ok = all(isinstance(t, dict) and all(isinstance(b, list) for b in t.values()) for t in d.get("tables", []))
-    require(ok, f"{where}: tables", "must hold objects of pairs such as {\"conv_in\": [8, 8]}")
-    try: return cls(tuple(d.get("timesteps", [])), tuple({k: tuple(b) for k, b in t.items()} for t in d.get("tables", [])),
-                       tuple(d.get("schedule", ())), d.get("model", ""), d.get("measured", {}), d.get("sampler", ""), w)
+    "The policy that `d` describes. Raises `TmpqError` for a wrong field, an unknown version, or a broken rule."
+    check_dict(d, where)
+    fields = {k: v for k, v in d.items() if k != "format_version"}
+    for k in ("timesteps", "schedule"): fields[k] = tuple(d.get(k, ()))
+    fields["tables"] = tuple({k: tuple(b) for k, b in t.items()} for t in d.get("tables", ()))
+    try: return cls(**fields)
     except TmpqError as e: raise TmpqError(str(e).replace("policy", where, 1)) from None
+
+# %% ../nbs/01_policy.ipynb #1e76e1d8
+KINDS = dict(timesteps=list, tables=list, schedule=list, model=str, measured=dict, sampler=str)    # fields in JSON
+
+def check_dict(d, where:str):
+    "Raise `TmpqError` unless `d` is the JSON of a policy in this version, with fields of the right types."
+    require(isinstance(d, dict), where, "is not a policy; expected a JSON object")
+    v, w = d.get("format_version"), d.get("guidance")
+    require(is_int(v), f"{where}: format_version", "is missing; this is not a policy file")
+    require(v == FORMAT_VERSION, f"{where}: format_version",
+            f"is {v}, this program reads {FORMAT_VERSION}; upgrade tmpq_dm")
+    unknown = sorted(set(d) - set(KINDS) - {"format_version", "guidance"})
+    require(not unknown, where, f"unknown fields {unknown}; remove them")
+    for k, kind in KINDS.items():
+        require(isinstance(d.get(k, kind()), kind), f"{where}: {k}", f"must be a {kind.__name__}")
+    number = isinstance(w, (int, float)) and not isinstance(w, bool)
+    require(w is None or (number and w > 1), f"{where}: guidance", f"{w!r} must be a number above 1, or null for none")
+    for table in d.get("tables", []):
+        ok = isinstance(table, dict) and all(isinstance(b, list) for b in table.values())
+        require(ok, f"{where}: tables", "must hold objects of pairs such as {\"conv_in\": [8, 8]}")
 
 # %% ../nbs/01_policy.ipynb #cell-017
 @patch
@@ -124,16 +145,29 @@ def check(
             f"made for model {self.model}, this one is {denoiser.fingerprint}; search a policy for this model")
     first = getattr(denoiser, "first_timestep", 0)
     last = first + denoiser.num_train_timesteps - 1
-    odd = next((t for t in self.timesteps if not first <= t <= last), None)
-    require(odd is None, f"{where}: timesteps", f"{odd} is out of range; the model was trained on {first} to {last}")
+    outside = next((t for t in self.timesteps if not first <= t <= last), None)
+    require(outside is None, f"{where}: timesteps",
+            f"{outside} is out of range; the model was trained on {first} to {last}")
     for name in ("sampler", "guidance") if self.sampler else ():
         own, its = getattr(self, name), getattr(denoiser, name, None)
-        require(own == its, f"{where}: {name}", f"made for {own or 'none'}, this model is sampled with {its or 'none'}; load it with {name} {own or 1}")
-    known = {o.name for o in denoiser.ops}
-    for table in self.tables:
-        require(set(table) <= known, f"{where}: tables", f"unknown operations {sorted(set(table) - known)[:3]}; the model has none of that name")
-        require(known <= set(table), f"{where}: tables", f"no bits for {sorted(known - set(table))[:3]}; name every operation, 32 for floating point")
-        if bits is None: continue
-        odd = sorted({b for pair in table.values() for b in pair} - set(bits) - {FP})
-        require(not odd, f"{where}: tables", f"{odd} bits were not calibrated; this supernet holds {sorted(bits)}")
+        require(own == its, f"{where}: {name}",
+                f"made for {own or 'none'}, this model is sampled with {its or 'none'}; "
+                f"load it with {name} {own or 1}")
+    for table in self.tables: check_table(table, {o.name for o in denoiser.ops}, f"{where}: tables", bits)
     return self
+
+# %% ../nbs/01_policy.ipynb #65953b62
+def check_table(
+    table:dict,
+    known:set,      # names of the model's operations
+    where:str,
+    bits=None,      # calibrated precisions, if they are limited
+):
+    "Raise `TmpqError` unless a table gives every operation of a model bits that it has."
+    unknown, lacking = sorted(set(table) - known)[:3], sorted(known - set(table))[:3]
+    require(not unknown, where, f"unknown operations {unknown}; the model has none of that name")
+    require(not lacking, where, f"no bits for {lacking}; name every operation, 32 for floating point")
+    if bits is None: return
+    used = {b for pair in table.values() for b in pair}
+    other = sorted(used - {*bits, FP})
+    require(not other, where, f"{other} bits were not calibrated; this supernet holds {sorted(bits)}")
