@@ -16,7 +16,7 @@ from ..core.errors import require
 from ..models.architecture import architecture_of, default_conditions
 from ..models.denoiser import Denoiser
 from ..sampling.timekeys import Clock, TimeKeys, keys_from, position, starts_of
-from ..quantization.correction import take_back
+from ..quantization.correction import correct
 from ..quantization.grid import Grid, levels, pack, unpack
 from ..quantization.layers import (FLOAT, ActSets, Products, Quantizer, QuantLayer, Scratch, Timed, ToIntegers,
                                          within)
@@ -236,7 +236,7 @@ def after(model, args, out):
     channels, step = state.spec["shape"][0], state.keys.nearest(state.clock.t)
 
     def corrected(y):
-        fixed = take_back(y[:, :channels], model.output_fits, step)
+        fixed = correct(y[:, :channels], model.output_fits, step)
         return torch.cat([fixed, y[:, channels:]], 1) if y.shape[1] > channels else fixed
 
     if isinstance(out, Tensor): return corrected(out)

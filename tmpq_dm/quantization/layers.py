@@ -43,7 +43,18 @@ class ActSets:
     )->Grid:
         "A grid for each row of a batch whose rows have different timesteps."
         i, k = self.bits.index(b), self.keys.nearest(t)
-        return Grid(*[v[k, i].view(-1, *[1] * (dim - 1)).to(device) for v in (self.scale, self.zero)], *levels(b, signed=False))
+        scale, zero = (v[k, i].view(-1, *[1] * (dim - 1)).to(device) for v in (self.scale, self.zero))
+        return Grid(scale, zero, *levels(b, signed=False))
+
+def acts_of(
+    bits:tuple,
+    grids:list,            # for each precision a list of grids, which hold K scales together
+    keys:TimeKeys=None, fixed:bool=False,   # see `ActSets`
+)->ActSets:
+    "The grids of one operand."
+    def column(by_time, name): return torch.cat([getattr(g, name).reshape(-1) for g in by_time])
+    scale, zero = (torch.stack([column(g, name) for g in grids], dim=1).cpu() for name in ("scale", "zero"))
+    return ActSets(bits, scale, zero, keys, fixed)
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #cell-007
 class Quantizer:
