@@ -10,7 +10,7 @@ import argparse, errno, json, os, sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from .core.folders import is_ours
-from .policy import FP, Policy
+from .policy import FP, SAMPLER_NAMES, Policy
 from .core.errors import TmpqError, require
 from .core.files import read_json, write_json
 
@@ -19,13 +19,14 @@ def bits_list(text)->tuple:
     "'4,5,6,8' as numbers."
     try: bits = tuple(sorted({int(b) for b in text.split(",")}))
     except ValueError: bits = ()
-    require(bits and all(2 <= b <= 8 for b in bits), "--bits", f"{text!r} is not a list of numbers from 2 to 8 such as 4,5,6,8")
+    require(bits and all(2 <= b <= 8 for b in bits), "--bits",
+            f"{text!r} is not a list of numbers from 2 to 8 such as 4,5,6,8")
     return bits
 
 def count(text)->int:
     "A number of things, of which there must be one."
-    if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
-    return int(text)
+    if text.isdecimal() and int(text) >= 1: return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
 
 def steps_range(text)->tuple:
     "'10' as (10, 10), '6-16' as (6, 16)."
@@ -40,14 +41,16 @@ def real_images(
     path=None,      # --real
     size=None,      # cut images to a square of so many pixels first
 )->tuple:           # (feature network, statistics); (None, None) if there is no real side
-    "What generated images are compared with: statistics, images, or what comes with the bundled model. All but statistics in the bundled features take Inception-v3."
+    """What generated images are compared with: statistics, images, or what comes with the bundled model. All but
+    statistics in the bundled features take Inception-v3."""
     from tmpq_dm.models.reference import reference_features, reference_statistics
     if path is None: return (reference_features(), reference_statistics()) if model == "reference" else (None, None)
     from tmpq_dm.evaluation.inception import inception_features
     from tmpq_dm.evaluation.real_images import real_side
     from tmpq_dm.evaluation.metrics import read_arrays, real_statistics
     features = reference_features()
-    if Path(path).is_file() and len(read_arrays(path).get("mu", ())) == features.num_features: return features, real_statistics(path)
+    if Path(path).is_file() and len(read_arrays(path).get("mu", ())) == features.num_features:
+        return features, real_statistics(path)
     network = inception_features()
     return network, real_side(path, network, size=size, progress=True)
 
@@ -99,14 +102,19 @@ def chosen(
     "How the user wants the model to be sampled."
     from tmpq_dm.core.hub import read_prompts
     of_policy = policy if policy and policy.sampler else None
-    guidance = a.guidance if a.guidance is not None or not of_policy else of_policy.guidance or 1.0
-    return dict(sampler=a.sampler or (of_policy and of_policy.sampler), guidance=guidance, prompts=read_prompts(a.prompts) if a.prompts else None, **place(a))
+    sampler, guidance = a.sampler, a.guidance
+    if of_policy:
+        if sampler is None: sampler = of_policy.sampler
+        if guidance is None: guidance = of_policy.guidance or 1.0
+    return dict(sampler=sampler, guidance=guidance, prompts=read_prompts(a.prompts) if a.prompts else None, **place(a))
 
 def place(a)->dict:
     "Where the model runs, and in which floating point. Raises `TmpqError` for a device that is not there."
     import torch
     try: torch.zeros(1, device=a.device)
-    except (RuntimeError, AssertionError, NotImplementedError) as e: raise TmpqError(f"--device: there is no {a.device} here ({str(e).splitlines()[0][:100]}); leave it out for the CPU") from None
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        reason = str(e).splitlines()[0][:100]
+        raise TmpqError(f"--device: there is no {a.device} here ({reason}); leave it out for the CPU") from None
     return dict(device=a.device, dtype=a.dtype and getattr(torch, a.dtype))
 
 def show(a, data, text):
@@ -121,17 +129,20 @@ def cmd_cost(a):
     from tmpq_dm.sampling.schedulers import even_timesteps
     policy = Policy.load(a.policy) if a.policy else None
     den = open_denoiser(a.model, **chosen(a, policy))
-    policy = policy.check(den, a.policy) if policy else Policy.uniform(den.ops, even_timesteps(den.scheduler, 100), FP, FP)
+    if policy: policy.check(den, a.policy)
+    else: policy = Policy.uniform(den.ops, even_timesteps(den.scheduler, 100), FP, FP)
     data, text = cost_summary(den, policy) | dict(ops=cost_table(den, policy)), format_cost(den, policy)
     if a.machine:
         from tmpq_dm.deployment.latency import Machine
-        machine = Machine.load(a.machine)
-        data |= dict(seconds=machine.latency(den, policy), resident=machine.memory(den, policy))
-        text += f"\npredicted for {machine.made_with['processor']}, {machine.threads} threads, batches of {machine.batch}: {1e3 * data['seconds']:.3g} ms an image, {data['resident']/2**20:.0f} MiB"
+        m = Machine.load(a.machine)
+        data |= dict(seconds=m.latency(den, policy), resident=m.memory(den, policy))
+        text += (f"\npredicted for {m.made_with['processor']}, {m.threads} threads, batches of {m.batch}: "
+                 f"{1e3 * data['seconds']:.3g} ms an image, {data['resident']/2**20:.0f} MiB")
     show(a, data, text)
 
 def cmd_latency(a):
-    "Measure once what the model takes on this machine in integers; cost and search then predict it for any policy. Let nothing else run meanwhile."
+    """Measure once what the model takes on this machine in integers; cost and search then predict it for any policy.
+    Let nothing else run meanwhile."""
     from tmpq_dm.deployment.latency import measure_machine
     from tmpq_dm.models.reference import open_denoiser
     require(not Path(a.out).is_dir(), a.out, "is a directory; give the name of a file")
@@ -142,48 +153,65 @@ def cmd_latency(a):
 
 # %% ../nbs/09_cli.ipynb #cell-013
 def cmd_calibrate(a):
-    "Calibrate a supernet: every precision at once, unit by unit."
+    "Calibrate a supernet: every precision at once, block by block."
     from tmpq_dm.models.reference import open_denoiser
-    bits = bits_list(a.bits)
-    out = Path(a.out)
-    free = not out.exists() or (out.is_dir() and (any((out/name).exists() for name in ("supernet.json", "partial.json")) or not any(out.iterdir())))
-    require(free, a.out, "holds something else; choose an empty or new --out")
-    den = open_denoiser(a.model, **chosen(a))
     from tmpq_dm.quantization.supernet import Supernet
+    bits, out = bits_list(a.bits), Path(a.out)
+    ours = any((out/name).exists() for name in ("supernet.json", "partial.json"))
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    require(ours or empty, a.out, "holds something else; choose an empty or new --out")
+    den = open_denoiser(a.model, **chosen(a))
     net = Supernet(den, bits).calibrate(a.num_samples, a.iterations, a.seed, batch_size=a.batch, out=out)
     net.save(a.out)
-    show(a, dict(out=a.out, bits=net.bits, **asdict(net.settings)), f"{a.out}: {len(net.ops)} operations at {', '.join(map(str, net.bits))} bits")
+    show(a, dict(out=a.out, bits=net.bits, **asdict(net.settings)),
+         f"{a.out}: {len(net.ops)} operations at {', '.join(map(str, net.bits))} bits")
 
 # %% ../nbs/09_cli.ipynb #cell-014
 def supernet_of_run(den, a, bits):
-    "The supernet that a run holds; its own calibration, or a copy of --supernet. Raises `TmpqError` if it holds another one."
+    "The supernet of a run: its own calibration, or a copy of --supernet. Raises `TmpqError` if it holds another one."
     own = Path(a.out)/"supernet"
-    if a.supernet: require((Path(a.supernet)/"supernet.json").exists(), a.supernet, "holds no supernet; make one with tmpq-dm calibrate")
-    net, asked = get_supernet(den, a.supernet or own, bits, a.num_samples, a.iterations, a.seed, a.batch), f"{own}/supernet.json"
-    if a.supernet and (own/"supernet.json").exists():
-        require(read_json(asked).get("sha256") == read_json(f"{a.supernet}/supernet.json").get("sha256"), asked,
-                "is another supernet than --supernet; leave --supernet out, or choose another --out")
-    elif a.supernet: net.save(own)           # a run holds all that its policies need
-    for name in () if a.supernet else ("num_samples", "iterations", "seed"):
-        require(getattr(net.settings, name) == getattr(a, name), asked,
-                f"was calibrated with {name} {getattr(net.settings, name)}, not {getattr(a, name)}; use that, or choose another --out")
+    asked = own/"supernet.json"
+    if not a.supernet:
+        net = get_supernet(den, own, bits, a.num_samples, a.iterations, a.seed, a.batch)
+        for name in ("num_samples", "iterations", "seed"):
+            there, here = getattr(net.settings, name), getattr(a, name)
+            require(there == here, str(asked),
+                    f"was calibrated with {name} {there}, not {here}; use that, or choose another --out")
+        return net
+    given = Path(a.supernet)/"supernet.json"
+    require(given.exists(), a.supernet, "holds no supernet; make one with tmpq-dm calibrate")
+    net = get_supernet(den, a.supernet, bits)
+    if not asked.exists(): net.save(own)           # a run holds all that its policies need
+    else: require(read_json(asked).get("sha256") == read_json(given).get("sha256"), str(asked),
+                  "is another supernet than --supernet; leave --supernet out, or choose another --out")
     return net
 
 def budget_of(a):
-    "The budget that was typed, of whatever kind."
+    "The budget that was typed, on whatever price."
     from tmpq_dm.evaluation.cost import as_budget, at_most_bytes, at_most_joules
-    require(a.budget_seconds is None or a.machine, "--machine", "is missing; measure this machine with tmpq-dm latency, and give the file")
+    require(a.budget_seconds is None or a.machine, "--machine",
+            "is missing; measure this machine with tmpq-dm latency, and give the file")
     if a.budget_bytes is not None: return at_most_bytes(a.budget_bytes)
     if a.budget_joules is not None: return at_most_joules(a.budget_joules)
     if a.budget_seconds is None: return as_budget(a.budget_bitops or "0.1")
     from tmpq_dm.deployment.latency import Machine
     return Machine.load(a.machine).at_most_seconds(a.budget_seconds)
 
+def fitness_of_search(a, den, features, statistics):
+    "The fitness that was asked for; if none was, the distance to real images where there are any."
+    from tmpq_dm.evaluation.fitness import make_fitness
+    name = a.fitness or ("trajectory" if statistics is None else "paired")
+    fits = features is None or features.shape in (None, den.shape)
+    require(name == "trajectory" or fits, a.model, f"draws images {tuple(den.shape)}, the features are of "
+            f"{tuple(getattr(features, 'shape', None) or ())}; use --fitness trajectory")
+    last_rung = 1 if name == "trajectory" else 4     # its reference takes NFE, and it ranks well on few images
+    return make_fitness(name, den, num_images=last_rung * a.num_images, seed=a.seed + 1, features=features,
+                        statistics=statistics, batch_size=a.batch)
+
 def run_search(a):
     "Calibrate if need be, then search; returns (denoiser, supernet, run)."
     from tmpq_dm.evaluation.cost import check_budget
     from tmpq_dm.analysis.grouping import quadratic_groups
-    from tmpq_dm.evaluation.fitness import make_fitness
     from tmpq_dm.models.reference import open_denoiser
     from tmpq_dm.searching.record import check_out
     from tmpq_dm.searching.run import check_preset, search
@@ -191,18 +219,15 @@ def run_search(a):
     require(a.model, "search", "which model? give MODEL, or --recipe NAME")
     require(a.out, "--out", "is missing; name the directory of the run")
     (lo, hi), bits, budget = steps_range(a.steps), bits_list(a.bits), budget_of(a)
-    check_out(a.out); check_preset(a.preset, a.population)
+    check_out(a.out)
+    check_preset(a.preset, a.population)
     den = open_denoiser(a.model, **chosen(a))
     check_budget(den, budget, bits, lo)
-    features, statistics = real_images(a.model, a.real, a.real_size)
+    real = real_images(a.model, a.real, a.real_size)
     net = supernet_of_run(den, a, bits)
     space = SearchSpace(net, quadratic_groups(hi, den.num_train_timesteps), bits, steps=(lo, hi))
-    name = a.fitness or ("trajectory" if statistics is None else "paired")
-    last_heat = 1 if name == "trajectory" else 4     # its reference is dear, and it ranks well on few images
-    require(name == "trajectory" or features is None or features.shape in (None, den.shape), a.model,
-            f"draws images {tuple(den.shape)}, the features are of {tuple(getattr(features, 'shape', None) or ())}; use --fitness trajectory")
-    fitness = make_fitness(name, den, num_images=last_heat * a.num_images, seed=a.seed + 1, features=features, statistics=statistics, batch_size=a.batch)
-    run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_nfe, a.population, a.generations, a.seed)
+    run = search(space, fitness_of_search(a, den, *real), budget, a.out, a.preset, a.num_images, a.max_nfe,
+                 a.population, a.generations, a.seed)
     return den, net, run
 
 def cmd_search(a):
@@ -230,10 +255,12 @@ def save_figures(run, net, out):
 def open_compressed(folder, prompts=None, device=None, dtype=None):
     "What a compressed model, of packed tensors or of integers, is sampled from."
     if (Path(folder)/"integers.json").is_file():
-        require(device is None and dtype is None, "--device" if device else "--dtype", f"{folder} holds graphs of integers, which run on the CPU; leave it out")
+        require(device is None and dtype is None, "--device" if device else "--dtype",
+                f"{folder} holds graphs of integers, which run on the CPU; leave it out")
         from tmpq_dm.deployment.openvino import IntegerDenoiser, load_openvino
         from tmpq_dm.deployment.onnx import load_onnx
-        return IntegerDenoiser((load_onnx if list(Path(folder).glob("*.onnx")) else load_openvino)(folder), prompts)
+        load = load_onnx if list(Path(folder).glob("*.onnx")) else load_openvino
+        return IntegerDenoiser(load(folder), prompts)
     from tmpq_dm.deployment.exported_folder import denoiser_of, load_compressed
     pipe = load_compressed(folder, dtype)
     return denoiser_of(pipe.to(device) if device else pipe, prompts)
@@ -244,8 +271,10 @@ def open_policy(a):
     from tmpq_dm.sampling.schedulers import even_timesteps
     from tmpq_dm.quantization.supernet import Supernet
     if is_ours(a.model):
-        require(not a.policy, "--policy", f"{a.model} is a compressed model and has a policy of its own; leave --policy out, or name the original model")
-        require(a.sampler is None and a.guidance is None, "--sampler" if a.sampler else "--guidance", f"{a.model} is a compressed model and has its own; leave it out")
+        require(not a.policy, "--policy", f"{a.model} is a compressed model and has a policy of its own; "
+                "leave --policy out, or name the original model")
+        require(a.sampler is None and a.guidance is None, "--sampler" if a.sampler else "--guidance",
+                f"{a.model} is a compressed model and has its own; leave it out")
         net = open_compressed(a.model, chosen(a)["prompts"], **place(a))
         return net, net.policy
     policy = Policy.load(a.policy) if a.policy else None
@@ -266,11 +295,15 @@ def cmd_evaluate(a):
     from tmpq_dm.models.reference import open_denoiser
     compressed = is_ours(a.model)
     net, policy = open_policy(a)
-    ours = compressed and net.fingerprint == open_denoiser("reference").fingerprint     # compressed from the bundled model
+    ours = compressed and net.fingerprint == open_denoiser("reference").fingerprint     # made of the bundled model
     features, statistics = real_images("reference" if ours else a.model, a.real, a.real_size)
     full = net.denoiser if a.policy and not compressed else None
-    require(full or statistics or a.clip, "evaluate", "nothing to compare with; give --real, or a --policy to compare with full precision")
-    found = evaluate(net, policy, a.num_images, a.seed, features=features, statistics=statistics, den=full, batch_size=a.batch, progress=True) if full or statistics else {}
+    require(full or statistics or a.clip, "evaluate",
+            "nothing to compare with; give --real, or a --policy to compare with full precision")
+    found = {}
+    if full or statistics:
+        found = evaluate(net, policy, a.num_images, a.seed, features=features, statistics=statistics, den=full,
+                         batch_size=a.batch, progress=True)
     if a.clip: found |= dict(clip=clip_of(net, policy, a))
     show(a, {k: m.to_dict() for k, m in found.items()}, "\n".join(str(m) for m in found.values()))
 
@@ -279,20 +312,24 @@ def clip_of(net, policy, a):
     from tmpq_dm.evaluation.clip import clip_score
     from tmpq_dm.evaluation.metrics import generate
     from tmpq_dm.sampling.trajectories import starts
-    require(net.conditions is not None and net.conditions.names and not net.conditions.names[0].isdecimal(), "--clip", "compares images with prompts, and this model takes none; leave it out")
+    prompts = () if net.conditions is None else net.conditions.names
+    require(prompts and not prompts[0].isdecimal(), "--clip",
+            "compares images with prompts, and this model takes none; leave it out")
     images = generate(net, policy, starts(net, a.num_images, a.seed), a.batch, progress=True)
-    return clip_score(images, [net.conditions.names[i] for i in net.conditions.which(a.num_images, a.seed)], a.clip)
+    return clip_score(images, [prompts[i] for i in net.conditions.which(a.num_images, a.seed)], a.clip)
 
 def cmd_export(a):
-    "Write the model that a policy describes: as a folder that diffusers loads, or as graphs of integers for OpenVINO or ONNX. MODEL with --policy, or a compressed model."
+    """Write the model that a policy describes: as a folder that diffusers loads, or as graphs of integers for OpenVINO
+    or ONNX. MODEL with --policy, or a compressed model."""
     from tmpq_dm.deployment.exported_folder import compressed_pipeline, load_compressed, save_pipeline
     from tmpq_dm.core.folders import require_free
     require_free(a.out)
     require(a.policy or is_ours(a.model), "export", "needs --policy; search one first, or name a compressed model")
-    require(not (Path(a.model)/"integers.json").is_file(), a.model, "has graphs already; export the model that they were made from")
+    require(not (Path(a.model)/"integers.json").is_file(), a.model,
+            "has graphs already; export the model that they were made from")
     net, policy = open_policy(a)
-    if is_ours(a.model): pipe, policy = load_compressed(a.model), Policy.load(Path(a.model)/"policy.json")      # with what was measured of it
-    else: pipe = compressed_pipeline(net, policy)
+    pipe = load_compressed(a.model) if is_ours(a.model) else compressed_pipeline(net, policy)
+    if is_ours(a.model): policy = Policy.load(Path(a.model)/"policy.json")      # with what was measured of it
     if a.to == "openvino":
         from tmpq_dm.deployment.openvino import as_openvino, save_openvino
         save_openvino(as_openvino(pipe), a.out)
@@ -304,15 +341,19 @@ def cmd_export(a):
     show(a, dict(out=a.out, bytes=size), f"{a.out}: {size:,} bytes")
 
 def cmd_recipes(a):
-    "The recipes for the papers' data sets; with a name, its settings, the numbers to compare with, and what is missing on this machine."
-    from dataclasses import asdict
+    """The recipes for the papers' data sets; with a name, its settings, the numbers to compare with, and what is
+    missing on this machine."""
     from tmpq_dm.searching.recipes import load_recipe, missing, recipe_names
-    if not a.name: return show(a, list(recipe_names()), "\n".join(f"{n:14} {load_recipe(n).title}" for n in recipe_names()))
+    if not a.name:
+        return show(a, list(recipe_names()), "\n".join(f"{n:14} {load_recipe(n).title}" for n in recipe_names()))
     recipe = load_recipe(a.name)
-    lacking, s = missing(recipe), ", ".join(f"{k} {v}" for k, v in recipe.search.items())
-    rows = [f"  {r['method']}, {r['bits']}" + (f", {r['steps']} steps" if r["steps"] else "") + f": {r['metric']} {r['value']} ({r['source']})" for r in recipe.published]
-    text = [recipe.title, f"model {recipe.model}; sampler {recipe.sampler}; {s}", recipe.notes, "published:", *rows, *(["missing here:", *(f"  {m}" for m in lacking)] if lacking else ["nothing is missing here"])]
-    show(a, asdict(recipe) | dict(missing=lacking), "\n".join(text))
+    lacking, options = missing(recipe), ", ".join(f"{k} {v}" for k, v in recipe.search.items())
+    lines = [recipe.title, f"model {recipe.model}; sampler {recipe.sampler}; {options}", recipe.notes, "published:"]
+    for r in recipe.published:
+        steps = f", {r['steps']} steps" if r["steps"] else ""
+        lines.append(f"  {r['method']}, {r['bits']}{steps}: {r['metric']} {r['value']} ({r['source']})")
+    lines.append("missing here:" if lacking else "nothing is missing here")
+    show(a, asdict(recipe) | dict(missing=lacking), "\n".join([*lines, *(f"  {m}" for m in lacking)]))
 
 def cmd_report(a):
     "One self-contained HTML page about a search."
@@ -321,13 +362,12 @@ def cmd_report(a):
     show(a, dict(report=page), page)
 
 # %% ../nbs/09_cli.ipynb #cell-019
-def demo_args(quick, out, seed)->argparse.Namespace:
-    "The settings of a search as `tmpq-dm search reference` would have them; small with --quick."
-    common = dict(model="reference", out=out, seed=seed, supernet=None, real=None, real_size=None, sampler=None, guidance=None, prompts=None, device=None, dtype=None, batch=32, fitness=None, preset="default", population=None, generations=None,
-                  budget_bitops="0.1", budget_bytes=None, budget_seconds=None, budget_joules=None, machine=None)
-    size = (dict(bits="4,6,8", steps="5-12", num_samples=64, iterations=8, num_images=32, max_nfe=16_000) if quick else
-            dict(bits="4,5,6,8", steps="6-16", num_samples=256, iterations=150, num_images=64, max_nfe=80_000))
-    return argparse.Namespace(**common, **size)
+def demo_args(a)->argparse.Namespace:
+    "The arguments of the demo's search: `tmpq-dm search reference`, small with --quick."
+    small = ["--bits", "4,6,8", "--steps", "5-12", "--num-samples", "64", "--iterations", "8", "--num-images", "32",
+             "--max-nfe", "16000"]
+    size = small if a.quick else ["--max-nfe", "80000"]
+    return make_parser().parse_args(["search", "reference", "--out", a.out, "--seed", str(a.seed), *size])
 
 # %% ../nbs/09_cli.ipynb #cell-020
 def demo_analysis(den, out, num_images, seed):
@@ -338,7 +378,8 @@ def demo_analysis(den, out, num_images, seed):
     from tmpq_dm.core.plotting import save_fig
     from tmpq_dm.sampling.trajectories import paired_noise
     from tmpq_dm.sampling.schedulers import uniform_timesteps
-    div = feature_divergence(den, uniform_timesteps(50, den.num_train_timesteps), paired_noise(num_images, den.shape, seed))
+    noise = paired_noise(num_images, den.shape, seed)
+    div = feature_divergence(den, uniform_timesteps(50, den.num_train_timesteps), noise)
     save_fig(plot_divergence(div), "divergence", Path(out)/"figures")
     plt.close("all")
     return where_it_changes(div)
@@ -358,8 +399,8 @@ def compare(
         drawn = generate(net, policy, starts(net, num_images, seed), progress=True)
         full = drawn if full is None else full
         measures = measures_of(drawn, features, statistics) | dict(trajectory=trajectory_error(drawn, full))
-        found[name] = dict(steps=len(policy), bitops=bitops(den, policy), bytes=size_bytes(den, policy), num_images=num_images,
-                           **{k: m.to_dict() for k, m in measures.items()})
+        found[name] = dict(steps=len(policy), bitops=bitops(den, policy), bytes=size_bytes(den, policy),
+                           num_images=num_images, **{k: m.to_dict() for k, m in measures.items()})
         images[name] = drawn[:16]
     return found, images
 
@@ -370,31 +411,39 @@ def say(*text):
 
 def cmd_demo(a):
     "The whole path on the bundled model, from analysis to a compressed model and a report."
-    from tmpq_dm.deployment.exported_folder import denoiser_of, load_compressed
-    from tmpq_dm.core.plotting import sample_sheet, save_fig
     from tmpq_dm.models.reference import open_denoiser
-    from tmpq_dm.sampling.trajectories import grid
-    from tmpq_dm.sampling.schedulers import uniform_timesteps
     from tmpq_dm.searching.record import check_out
     from tmpq_dm.searching.report import format_rows, report
-    out, s = Path(a.out), demo_args(a.quick, a.out, a.seed)
+    out = Path(a.out)
     check_out(out)
     say("1/5  where do the features change?")
     say("    ", demo_analysis(open_denoiser(), out, 8 if a.quick else 32, a.seed))
     say("2/5  calibrating every precision, 3/5  searching timesteps and bits together")
-    den, net, run = run_search(s)
+    den, net, run = run_search(demo_args(a))
     paths = save_figures(run, net, out)
     say("4/5  writing the compressed model and loading it back")
     run.best.save_pretrained(out/"model")
-    full, w8a8 = (Policy.uniform(den.ops, uniform_timesteps(100, den.num_train_timesteps), b, b, den.fingerprint) for b in (FP, 8))
     say("5/5  comparing on the same noise")
-    rows = {"full precision": (den, full), "W8A8": (net, w8a8), "found": (denoiser_of(load_compressed(out/"model")), run.best)}
-    found, images = compare(rows, 64 if a.quick else 384, a.seed + 2, *real_images("reference"))
-    sheet = save_fig(sample_sheet({name: grid(x, 16) for name, x in images.items()}), "samples", out/"figures")[-1]
-    write_json(out/"summary.json", found)
+    found, samples = demo_comparison(a, den, net, run)
     page = report(out)
-    text = "\n".join([format_rows(found), "", f"front    {paths['front']}", f"samples  {sheet}", f"model    {out/'model'}", f"report   {page}"])
-    show(a, found | dict(report=str(page)), text)
+    text = [format_rows(found), "", f"front    {paths['front']}", f"samples  {samples}", f"model    {out/'model'}",
+            f"report   {page}"]
+    show(a, found | dict(report=str(page)), "\n".join(text))
+
+def demo_comparison(a, den, net, run)->tuple:
+    "Full precision, W8A8 and the compressed model side by side: what was measured, and a figure of their samples."
+    from tmpq_dm.core.plotting import sample_sheet, save_fig
+    from tmpq_dm.deployment.exported_folder import denoiser_of, load_compressed
+    from tmpq_dm.sampling.schedulers import uniform_timesteps
+    from tmpq_dm.sampling.trajectories import grid
+    out, ts = Path(a.out), uniform_timesteps(100, den.num_train_timesteps)
+    full, w8a8 = (Policy.uniform(den.ops, ts, b, b, den.fingerprint) for b in (FP, 8))
+    compressed = denoiser_of(load_compressed(out/"model"))
+    rows = {"full precision": (den, full), "W8A8": (net, w8a8), "found": (compressed, run.best)}
+    found, images = compare(rows, 64 if a.quick else 384, a.seed + 2, *real_images("reference"))
+    sheet = sample_sheet({name: grid(x, 16) for name, x in images.items()})
+    write_json(out/"summary.json", found)
+    return found, save_fig(sheet, "samples", out/"figures")[-1]
 
 # %% ../nbs/09_cli.ipynb #cell-025
 class Parser(argparse.ArgumentParser):
@@ -402,121 +451,134 @@ class Parser(argparse.ArgumentParser):
     def error(self, message): raise TmpqError(f"{message}; see {self.prog} --help")
 
 def add_command(
-    commands, name, run, *positional,
-    example="",     # shown under --help
+    commands, f,
+    example,        # shown under --help
+    *options,       # names in `OPTIONS`
+    **positional,   # name -> help
 ):
-    "A command whose help is the docstring of its function."
-    p = commands.add_parser(name, help=run.__doc__, description=run.__doc__, epilog=f"example: {example}" if example else None)
-    p.set_defaults(run_command=run)
-    for arg, help in positional: p.add_argument(arg, help=help)
+    "A command whose name and help are those of its function."
+    p = commands.add_parser(f.__name__.removeprefix("cmd_"), help=f.__doc__, description=f.__doc__,
+                            epilog=f"example: tmpq-dm {example}")
+    p.set_defaults(run_command=f)
+    for name, help in positional.items(): p.add_argument(name, help=help)
     p.add_argument("--json", action="store_true", help="print results as JSON")
+    for name in options: p.add_argument(f"--{name}", **OPTIONS[name])
     return p
 
 # %% ../nbs/09_cli.ipynb #cell-026
-MODEL = ("model", "a folder that diffusers' save_pretrained wrote, a hub id, or the word reference for the bundled model")
+MODEL = "a folder that diffusers' save_pretrained wrote, a hub id, or the word reference for the bundled model"
+DEFAULT = "(default %(default)s)"
+OPTIONS = {     # that several commands have, or that need no more than this
+    "seed": dict(type=int, default=0, help=DEFAULT),
+    "policy": dict(help="policy.json of a search; without it full precision at 100 steps"),
+    "supernet": dict(help="a calibrated supernet; without it that of the run, which search calibrates in RUN/supernet"),
+    "machine": dict(metavar="FILE", help="what tmpq-dm latency measured on this machine; predicts time and memory"),
+    "bits": dict(default="4,5,6,8", help=f"precisions to choose from {DEFAULT}"),
+    # how a model is sampled
+    "sampler": dict(choices=SAMPLER_NAMES,
+                    help="default: the one that the model came with (ddim for ddpm), or the policy's"),
+    "guidance": dict(type=float, metavar="W", help="weight of classifier-free guidance; 1 for none "
+                     "(default: the pipeline's usual one, or the policy's)"),
+    "prompts": dict(metavar="FILE", help="for text-to-image models: what to draw, a prompt in each line "
+                    "(default: sixteen everyday scenes)"),
+    "device": dict(help="where it runs, such as cuda (default: the CPU)"),
+    "dtype": dict(choices=("float32", "bfloat16", "float16"), help="floating point of the network; quantized "
+                  "operations compute in float32 (default: the model's own, float32)"),
+    "batch": dict(type=count, default=32, help="images that pass through the network together, with guidance twice as "
+                  f"many; fewer take less memory {DEFAULT}"),
+    # calibration
+    "num-samples": dict(type=int, default=256, help=f"calibration samples {DEFAULT}"),
+    "iterations": dict(type=int, default=150, help=f"iterations for each block {DEFAULT}"),
+    # what images are compared with
+    "real": dict(metavar="PATH", help="real images: a folder, a data set of the hub such as cifar10:train, or "
+                 "statistics (.npz, .safetensors); all but statistics in the bundled features take the weights of "
+                 "Inception-v3 (default: none, but for the bundled model)"),
+    "real-size": dict(type=count, metavar="N", help="cut real images to squares of N pixels first"),
+    # the search
+    "recipe": dict(metavar="NAME", help="take model and options from a recipe (see tmpq-dm recipes), or from a JSON "
+                   "file like one; what is typed beside it counts more"),
+    "fitness": dict(choices=("trajectory", "paired", "frechet", "kid", "is"), help="what to minimise (default: paired, "
+                    "a Fréchet distance for few images, if there is a real side; else trajectory)"),
+    "preset": dict(default="default", choices=("default", "published"), help="our algorithm, or that of the paper"),
+    "population": dict(type=count, help="individuals in a generation (default: the preset's)"),
+    "generations": dict(type=count, help="generations (default: the preset's)"),
+    "max-nfe": dict(type=count, default=100_000, help="function evaluations of the network (images x steps) that the "
+                    f"search may take {DEFAULT}"),
+}
+SAMPLING = "sampler", "guidance", "prompts", "device", "dtype"
+CALIBRATION = "num-samples", "iterations", "batch", "seed"
+REAL = "real", "real-size"
+SEARCH = "recipe", "supernet", "bits", "machine", "fitness", "preset", "population", "generations", "max-nfe"
 
-def add_model_options(p):
-    "How a model is sampled."
-    from tmpq_dm.policy import SAMPLER_NAMES
-    p.add_argument("--sampler", choices=SAMPLER_NAMES, help="default: the one that the model came with (ddim for ddpm), or the policy's")
-    p.add_argument("--guidance", type=float, metavar="W", help="weight of classifier-free guidance; 1 for none (default: the pipeline's usual one, or the policy's)")
-    p.add_argument("--prompts", metavar="FILE", help="for text-to-image models: what to draw, a prompt in each line (default: sixteen everyday scenes)")
-    p.add_argument("--device", help="where it runs, such as cuda (default: the CPU)")
-    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="floating point of the network; quantized operations compute in float32 (default: the model's own, float32)")
+# %% ../nbs/09_cli.ipynb #d3b53e13
+def add_analysis(commands):
+    "Commands that look at a model."
+    p = add_command(commands, cmd_divergence, "divergence reference --out runs/divergence",
+                    *SAMPLING, "batch", "seed", model=MODEL)
+    p.add_argument("--out", required=True, help="directory for figure and table")
+    p.add_argument("--steps", default="100", help=f"uniform steps {DEFAULT}")
+    p.add_argument("--num-images", type=count, default=32, help=DEFAULT)
+    add_command(commands, cmd_cost, "cost reference --policy runs/demo/best/policy.json",
+                *SAMPLING, "policy", "machine", model=MODEL)
+    p = add_command(commands, cmd_latency, "latency reference --out machine.json", model=MODEL)
+    p.add_argument("--out", required=True, metavar="FILE", help="the table, for --machine of cost and search")
+    p.add_argument("--batch", type=count, default=64, help=f"images drawn together {DEFAULT}")
+    p.add_argument("--repeats", type=count, default=15,
+                   help=f"runs of which the median counts; fewer take less time and tell less {DEFAULT}")
 
-def add_batch_option(p):
-    "How much memory is taken."
-    p.add_argument("--batch", type=count, default=32, help="images that pass through the network together, with guidance twice as many; fewer take less memory (default %(default)s)")
+def add_search(commands):
+    "Commands that find a policy."
+    p = add_command(commands, cmd_calibrate, "calibrate reference --bits 4,5,6,8 --out runs/supernet",
+                    *SAMPLING, *CALIBRATION, "bits", model=MODEL)
+    p.add_argument("--out", required=True, help="directory for the supernet")
+    p = add_command(commands, cmd_search, "search reference --out runs/mine --steps 6-16 --budget-bitops 0.1",
+                    *SEARCH, *REAL, *SAMPLING, *CALIBRATION)
+    p.add_argument("model", nargs="?", help=f"{MODEL}; none with --recipe")
+    p.add_argument("--out", metavar="RUN",
+                   help="directory of the run; the same command resumes it (default with --recipe: runs/NAME)")
+    p.add_argument("--steps", default="6-16", help=f"number of steps, or a range LO-HI to search in {DEFAULT}")
+    p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; our algorithm judges its "
+                   f"best few on four times as many, unless by trajectory error {DEFAULT}")
+    add_budgets(p.add_mutually_exclusive_group())
+    return p
 
-def add_search_options(p):
-    "The options of a search, which has most of them."
-    p.add_argument("--recipe", metavar="NAME", help="take model and options from a recipe (see tmpq-dm recipes), or from a JSON file like one; what is typed beside it counts more")
-    p.add_argument("--out", metavar="RUN", help="directory of the run; the same command resumes it (default with --recipe: runs/NAME)")
-    p.add_argument("--supernet", help="a calibrated supernet; without it one is calibrated in RUN/supernet")
-    p.add_argument("--steps", default="6-16", help="number of steps, or a range LO-HI to search in (default %(default)s)")
-    p.add_argument("--bits", default="4,5,6,8", help="precisions to choose from (default %(default)s)")
-    budget = p.add_mutually_exclusive_group()
-    budget.add_argument("--budget-bitops", metavar="R", help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default 0.1)")
-    budget.add_argument("--budget-bytes", metavar="N", type=float, help="upper bound on the size of the compressed model, instead")
-    budget.add_argument("--budget-seconds", metavar="S", type=float, help="upper bound on the predicted time of an image on this machine, instead; needs --machine")
-    budget.add_argument("--budget-joules", metavar="J", type=float, help="upper bound on the energy of an image by a published model of the arithmetic, instead")
-    p.add_argument("--machine", metavar="FILE", help="what tmpq-dm latency measured on this machine")
-    p.add_argument("--fitness", choices=("trajectory", "paired", "frechet", "kid", "is"),
-                   help="what to minimise (default: paired, a Fréchet distance for few images, if there is a real side; else trajectory)")
-    add_real_options(p)
-    add_model_options(p)
-    p.add_argument("--preset", default="default", choices=("default", "published"), help="our search, or the recipe of the paper")
-    p.add_argument("--population", type=count, help="individuals in a generation (default: the preset's)")
-    p.add_argument("--generations", type=count, help="generations (default: the preset's)")
-    p.add_argument("--max-nfe", type=count, default=100_000, help="calls of the denoiser (images x steps) that the search may spend (default %(default)s)")
-    p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; the default search judges its best few on four times as many, unless by trajectory error (default %(default)s)")
-    add_calibration_options(p)
+def add_budgets(p):
+    "One option for each price."
+    p.add_argument("--budget-bitops", metavar="R",
+                   help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default 0.1)")
+    for name, letter, what in (("bytes", "N", "the size of the compressed model"),
+                               ("seconds", "S", "the predicted time of an image on this machine; needs --machine"),
+                               ("joules", "J", "the energy of an image by a published model of the arithmetic")):
+        p.add_argument(f"--budget-{name}", metavar=letter, type=float, help=f"instead, upper bound on {what}")
 
-def add_real_options(p):
-    "What generated images are compared with."
-    p.add_argument("--real", metavar="PATH", help="real images: a folder, a data set of the hub such as cifar10:train, or statistics (.npz, .safetensors); all but statistics in the bundled features take the weights of Inception-v3 (default: none, but for the bundled model)")
-    p.add_argument("--real-size", type=count, metavar="N", help="cut real images to squares of N pixels first")
-
-def add_calibration_options(p):
-    "What calibration needs."
-    p.add_argument("--num-samples", type=int, default=256, help="calibration samples (default %(default)s)")
-    p.add_argument("--iterations", type=int, default=150, help="iterations for each unit (default %(default)s)")
-    add_batch_option(p)
-    p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
+def add_use(commands):
+    "Commands that use a policy, and those about runs."
+    p = add_command(commands, cmd_evaluate, "evaluate reference --policy runs/mine/best/policy.json --num-images 1000",
+                    "policy", "supernet", *SAMPLING, *REAL, "batch", "seed", model=MODEL)
+    p.add_argument("--num-images", type=count, default=1000, help=DEFAULT)
+    p.add_argument("--clip", metavar="MODEL",
+                   help="also score how well images fit their prompts, with a CLIP model (folder or hub id)")
+    p = add_command(commands, cmd_export, "export reference --policy runs/mine/best/policy.json --out small-model",
+                    "policy", "supernet", *SAMPLING, "seed", model=MODEL)
+    p.add_argument("--out", required=True, help="directory for the compressed model")
+    p.add_argument("--to", choices=("diffusers", "openvino", "onnx"), default="diffusers",
+                   help=f"what is to load it; openvino runs it in integers, fastest on a CPU {DEFAULT}")
+    p = add_command(commands, cmd_recipes, "recipes cifar10")
+    p.add_argument("name", nargs="?", help="a recipe, or a JSON file like one")
+    add_command(commands, cmd_report, "report runs/mine", run="directory of a search")
 
 # %% ../nbs/09_cli.ipynb #cell-027
 def make_parser()->Parser:
     "All commands."
-    parser = Parser("tmpq-dm", description="Make a diffusion model smaller and faster: choose its timesteps and the bits of every layer together.",
-                    epilog="start with: tmpq-dm demo --quick")
+    parser = Parser("tmpq-dm", epilog="start with: tmpq-dm demo --quick", description="Make a diffusion model smaller "
+                    "and faster: choose its timesteps and the bits of every layer together.")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    p = add_command(commands, "demo", cmd_demo, example="tmpq-dm demo --quick --out runs/demo")
+    p = add_command(commands, cmd_demo, "demo --quick --out runs/demo", "seed")
     p.add_argument("--quick", action="store_true", help="small numbers: about a minute")
-    p.add_argument("--out", default="runs/demo", metavar="RUN", help="directory for everything (default %(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
-    p = add_command(commands, "divergence", cmd_divergence, MODEL, example="tmpq-dm divergence reference --out runs/divergence")
-    p.add_argument("--out", required=True, help="directory for figure and table")
-    p.add_argument("--steps", default="100", help="uniform steps (default %(default)s)")
-    p.add_argument("--num-images", type=count, default=32, help="(default %(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
-    add_model_options(p)
-    add_batch_option(p)
-    p = add_command(commands, "cost", cmd_cost, MODEL, example="tmpq-dm cost reference --policy runs/demo/best/policy.json")
-    p.add_argument("--policy", help="policy.json; without it full precision at 100 steps")
-    p.add_argument("--machine", metavar="FILE", help="what tmpq-dm latency measured; predicts time and memory, too")
-    add_model_options(p)
-    p = add_command(commands, "latency", cmd_latency, MODEL, example="tmpq-dm latency reference --out machine.json")
-    p.add_argument("--out", required=True, metavar="FILE", help="the table, for --machine of cost and search")
-    p.add_argument("--batch", type=count, default=64, help="images drawn together (default %(default)s)")
-    p.add_argument("--repeats", type=count, default=15,
-                   help="runs of which the median counts; fewer take less time and tell less (default %(default)s)")
-    p = add_command(commands, "calibrate", cmd_calibrate, MODEL, example="tmpq-dm calibrate reference --bits 4,5,6,8 --out runs/supernet")
-    p.add_argument("--bits", default="4,5,6,8", help="precisions (default %(default)s)")
-    p.add_argument("--out", required=True, help="directory for the supernet")
-    add_calibration_options(p)
-    add_model_options(p)
-    p = add_command(commands, "search", cmd_search, example="tmpq-dm search reference --out runs/mine --steps 6-16 --budget-bitops 0.1")
-    p.add_argument(MODEL[0], nargs="?", help=MODEL[1] + "; none with --recipe")
-    add_search_options(p)
-    parser.search = p
-    for name, run, example in (("evaluate", cmd_evaluate, "tmpq-dm evaluate reference --policy runs/mine/best/policy.json --num-images 1000"),
-                               ("export", cmd_export, "tmpq-dm export reference --policy runs/mine/best/policy.json --out small-model")):
-        p = add_command(commands, name, run, MODEL, example=example)
-        p.add_argument("--policy", help="policy.json of a search")
-        p.add_argument("--supernet", help="the supernet of that search; found by itself in the run")
-        p.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
-        add_model_options(p)
-        if name == "export":
-            p.add_argument("--out", required=True, help="directory for the compressed model")
-            p.add_argument("--to", choices=("diffusers", "openvino", "onnx"), default="diffusers", help="what is to load it; openvino runs it in integers, fastest on a CPU (default %(default)s)")
-        else:
-            p.add_argument("--num-images", type=count, default=1000, help="(default %(default)s)")
-            add_batch_option(p)
-            p.add_argument("--clip", metavar="MODEL", help="also score how well images fit their prompts, with a CLIP model (folder or hub id)")
-            add_real_options(p)
-    p = add_command(commands, "recipes", cmd_recipes, example="tmpq-dm recipes cifar10")
-    p.add_argument("name", nargs="?", help="a recipe, or a JSON file like one")
-    add_command(commands, "report", cmd_report, ("run", "directory of a search"), example="tmpq-dm report runs/mine")
+    p.add_argument("--out", default="runs/demo", metavar="RUN", help=f"directory for everything {DEFAULT}")
+    add_analysis(commands)
+    parser.search = add_search(commands)
+    add_use(commands)
     return parser
 
 # %% ../nbs/09_cli.ipynb #cell-029
@@ -540,7 +602,9 @@ def main(argv=None)->int:
         a.run_command(a)
         return 0
     except TmpqError as e: message = str(e)
-    except KeyboardInterrupt: message = "interrupted" + "; what is finished is kept, the same command resumes" * (a.command in ("calibrate", "search", "demo"))
+    except KeyboardInterrupt:
+        resumes = a.command in ("calibrate", "search", "demo")
+        message = "interrupted; what is finished is kept, the same command resumes" if resumes else "interrupted"
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT): raise
         message = f"{e.filename or 'output'}: {e.strerror}; free space or choose another --out"
