@@ -19,21 +19,22 @@ SKIPPED = -1    # a timestep gene that holds no timestep
 class SearchSpace:
     "Genomes, and what can be done with them. Raises `TmpqError` when the settings contradict each other."
     def __init__(self,
-        net,                   # a supernet; anything with `.ops`, `.bits`, `.fingerprint` and `.num_train_timesteps`, perhaps `.float_ops`
-        groups=None,           # (lo, hi) of each group, half open, ascending, from 0 at the cleanest; needed unless mode is 'free'
+        net,                   # a supernet; anything with `.ops`, `.bits`, `.fingerprint` and `.num_train_timesteps`
+        groups=None,           # (lo, hi) of each group, half open, ascending, 0 the cleanest; needed unless 'free'
         bits=None,             # the precisions to choose from; all of the supernet's if None
         steps=None,            # how many steps: a number, or (fewest, most); one for each group if None
         mode:str="groups",     # 'groups': at most one timestep in each; 'free': any timesteps
     ):
         self.net, self.mode, self.num_train = net, mode, net.num_train_timesteps
-        self.first = getattr(net, "first_timestep", 0)                       # genes and groups count timesteps from this one
+        self.first = getattr(net, "first_timestep", 0)      # genes and groups count timesteps from this one
         self.float_ops = tuple(getattr(net, "float_ops", ()))
         self.ops = [o for o in net.ops if o.name not in self.float_ops]      # operations that have genes
         self.bits = tuple(sorted(net.bits if bits is None else bits))
         require(mode in ("groups", "free"), "space: mode", f"{mode!r} is unknown; choose groups or free")
         require(self.bits and set(self.bits) <= set(net.bits), "space: bits",
                 f"{list(self.bits)} are not all among the supernet's {sorted(net.bits)}; calibrate them")
-        require(groups or mode == "free", "space: groups", "are missing; give quadratic_groups(10), or mode='free' and steps")
+        require(groups or mode == "free", "space: groups",
+                "are missing; give quadratic_groups(10), or mode='free' and steps")
         self.steps = bounds_of_steps(steps, None if mode == "free" else len(groups or ()), self.num_train)
         self.groups = ((0, self.num_train),) * self.steps[1] if mode == "free" else as_groups(groups, self.num_train)
 
@@ -48,7 +49,8 @@ def as_groups(
     groups = tuple((int(lo), int(hi)) for lo, hi in groups)
     edges = [e for g in groups for e in g]
     ok = 0 <= edges[0] and edges[-1] <= num_train and edges == sorted(edges) and all(lo < hi for lo, hi in groups)
-    require(ok, "space: groups", f"must be ascending, disjoint and within 0 to {num_train}; see tmpq_dm.analysis.grouping")
+    require(ok, "space: groups",
+            f"must be ascending, disjoint and within 0 to {num_train}; see tmpq_dm.analysis.grouping")
     return groups
 
 # %% ../../nbs/07_searching/00_space.ipynb #cell-007
@@ -61,8 +63,10 @@ def bounds_of_steps(
     require(steps is not None or num_groups is not None, "space: steps", "is missing; without groups, say how many")
     lo, hi = (num_groups, num_groups) if steps is None else (steps, steps) if is_int(steps) else steps
     most = num_train if num_groups is None else num_groups
-    require(is_int(lo) and is_int(hi) and 1 <= lo <= hi, "space: steps", f"{steps} is not a number or a pair (fewest, most) of positive numbers")
-    require(hi <= most, "space: steps", f"{hi} steps do not fit into {most} {'timesteps' if num_groups is None else 'groups'}; allow fewer, or make more groups")
+    require(is_int(lo) and is_int(hi) and 1 <= lo <= hi, "space: steps",
+            f"{steps} is not a number or a pair (fewest, most) of positive numbers")
+    places = "timesteps" if num_groups is None else "groups"
+    require(hi <= most, "space: steps", f"{hi} steps do not fit into {most} {places}; allow fewer, or make more groups")
     return lo, hi
 
 # %% ../../nbs/07_searching/00_space.ipynb #cell-013
@@ -76,7 +80,8 @@ def decode(
     table = {o.name: (FP, FP) for o in self.net.ops}
     table |= {o.name: tuple(genome[G + 2*i : G + 2*i + 2]) for i, o in enumerate(self.ops)}
     timesteps = sorted((self.first + t for t in genome[:G] if t != SKIPPED), reverse=True)
-    return Policy(tuple(timesteps), (table,), model=self.net.fingerprint, sampler=getattr(self.net, "sampler", ""), guidance=getattr(self.net, "guidance", None))
+    return Policy(tuple(timesteps), (table,), model=self.net.fingerprint, sampler=getattr(self.net, "sampler", ""),
+                  guidance=getattr(self.net, "guidance", None))
 
 # %% ../../nbs/07_searching/00_space.ipynb #cell-014
 def step_genes(
@@ -89,7 +94,8 @@ def step_genes(
     if space.mode == "free": return [SKIPPED] * (len(space.groups) - len(timesteps)) + sorted(timesteps)
     inside = [[t for t in timesteps if lo <= t < hi] for lo, hi in space.groups]
     crowded = next((g for g, ts in zip(space.groups, inside) if len(ts) > 1), None)
-    require(crowded is None, "policy: timesteps", f"two of them lie in the group {crowded}; this space holds one for each group")
+    require(crowded is None, "policy: timesteps",
+            f"two of them lie in the group {crowded}; this space holds one for each group")
     require(sum(map(len, inside)) == len(timesteps), "policy: timesteps", "some lie in no group of this space")
     return [ts[0] if ts else SKIPPED for ts in inside]
 
@@ -105,7 +111,8 @@ def encode(
             "changes the bits with time; this space does not")
     table = policy.bits()
     wrong = [o.name for o in self.net.ops if (o.name in self.float_ops) != (FP in table[o.name])]
-    require(not wrong, f"policy: tables[{wrong[0] if wrong else ''!r}]", "is in floating point in the policy or in the space, but not in both")
+    require(not wrong, f"policy: tables[{wrong[0] if wrong else ''!r}]",
+            "is in floating point in the policy or in the space, but not in both")
     return tuple(step_genes(self, policy.timesteps) + [b for o in self.ops for b in table[o.name]])
 
 # %% ../../nbs/07_searching/00_space.ipynb #cell-019
@@ -121,7 +128,8 @@ def symmetric(
 def size(self:SearchSpace)->int:
     "The number of policies in the space, exactly."
     lo, hi = self.steps
-    lists = [math.comb(self.num_train, k) for k in range(hi + 1)] if self.mode == "free" else symmetric(b - a for a, b in self.groups)
+    if self.mode == "free": lists = [math.comb(self.num_train, k) for k in range(hi + 1)]
+    else: lists = symmetric(b - a for a, b in self.groups)
     return sum(lists[lo:hi + 1]) * len(self.bits) ** (2 * len(self.ops))
 
 @patch(as_prop=True)
@@ -180,7 +188,9 @@ def spread(
     "A timestep from each of n groups, evenly spaced among all groups; without groups, n evenly spaced timesteps."
     even = [space.first + t for t in uniform_timesteps(n, space.num_train)]
     if space.mode == "free": return even
-    if at is None: return list({group: t for t in even for group in space.groups if group[0] <= t - space.first < group[1]}.values())
+    if at is None:
+        inside = {(lo, hi): t for t in even for lo, hi in space.groups if lo <= t - space.first < hi}
+        return list(inside.values())
     chosen = [space.groups[int((i + 0.999*at) * len(space.groups) / n)] for i in range(n)]
     return [space.first + lo + round(at * (hi - 1 - lo)) for lo, hi in chosen]
 
@@ -321,7 +331,8 @@ def lower(
     costs, saves = step_cost(space, bits, price), [change(space, bits, i, -1, price) for i in range(len(bits))]
     while costs > allowed:
         weights = [s or 0 for s in saves]
-        if not any(weights): weights = [s is not None for s in saves]      # floating point may cost the same until both operands have left it
+        # floating point may cost the same until both operands have left it
+        if not any(weights): weights = [s is not None for s in saves]
         i = rng.choices(range(len(bits)), weights)[0]
         costs -= move(space, bits, saves, i, -1, price)
 
@@ -339,8 +350,9 @@ def repair(
     steps, bits = list(genome[:G]), list(genome[G:])
     least = step_cost(self, [self.bits[0]] * len(bits), price)
     require(fewest * least <= budget, f"budget: {price.name}",
-            f"{price.format(budget)} is below the cheapest policy of this space, {self.steps[0]} steps at {self.bits[0]} bits: "
-            f"{price.format(fewest * least)}; raise the budget, or allow fewer steps or bits")
+            f"{price.format(budget)} is below the cheapest policy of this space, "
+            f"{self.steps[0]} steps at {self.bits[0]} bits: {price.format(fewest * least)}; "
+            "raise the budget, or allow fewer steps or bits")
     used = [i for i, t in enumerate(steps) if t != SKIPPED]
     most = next(n for n in range(len(used), 0, -1) if n == 1 or price.calls(n) * least <= budget)
     for i in rng.sample(used, len(used) - most): steps[i] = SKIPPED
@@ -359,7 +371,8 @@ def spend(
     "The same timesteps with more bits: random operands are raised until no other can be."
     G = len(self.groups)
     bits, steps = list(genome[G:]), price.calls(sum(t != SKIPPED for t in genome[:G]))
-    room, adds = budget / steps - step_cost(self, bits, price), [change(self, bits, i, 1, price) for i in range(len(genome) - G)]
+    room = budget / steps - step_cost(self, bits, price)
+    adds = [change(self, bits, i, 1, price) for i in range(len(bits))]
     while choices := [i for i, add in enumerate(adds) if add is not None and add <= room]:
         room -= move(self, bits, adds, rng.choice(choices), 1, price)
     return genome[:G] + tuple(bits)
@@ -369,9 +382,10 @@ def spend(
 def describe(self:SearchSpace)->dict:  # ready for JSON
     "Everything that gives a genome its meaning."
     ops = [dict(name=o.name, kind=o.kind, block=o.block, role=o.role, macs=o.macs) for o in self.net.ops]
-    return dict(model=self.net.fingerprint, mode=self.mode, groups=[list(g) for g in self.groups], steps=list(self.steps), bits=list(self.bits),
-                num_train_timesteps=self.num_train, first_timestep=self.first, sampler=getattr(self.net, "sampler", ""), guidance=getattr(self.net, "guidance", None),
-                float_ops=list(self.float_ops), ops=ops)
+    return dict(model=self.net.fingerprint, mode=self.mode, groups=[list(g) for g in self.groups],
+                steps=list(self.steps), bits=list(self.bits), num_train_timesteps=self.num_train,
+                first_timestep=self.first, sampler=getattr(self.net, "sampler", ""),
+                guidance=getattr(self.net, "guidance", None), float_ops=list(self.float_ops), ops=ops)
 
 # %% ../../nbs/07_searching/00_space.ipynb #cell-050
 @patch(cls_method=True)
@@ -381,6 +395,7 @@ def from_description(
 )->SearchSpace:
     "The space again, without the model."
     from types import SimpleNamespace
-    same = {k: d[k] for k in ("bits", "num_train_timesteps", "first_timestep", "sampler", "guidance", "float_ops") if k in d}
+    names = "bits", "num_train_timesteps", "first_timestep", "sampler", "guidance", "float_ops"
+    same = {k: d[k] for k in names if k in d}
     net = SimpleNamespace(fingerprint=d["model"], ops=[SimpleNamespace(**o) for o in d["ops"]], **same)
     return SearchSpace(net, d["groups"], steps=tuple(d["steps"]), mode=d["mode"])
