@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from forks import Forks
 
-ENV = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}      # tests run side by side; threads of each would wait for one another
+# tests run side by side; threads of each would wait for one another
+ENV = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 TMPQ = sys.executable, "-c", "import sys; from tmpq_dm.cli import main; sys.exit(main())"
 
 
@@ -47,8 +48,9 @@ def edited(policy, tmp_path, **changes):
 def test_help_is_fast_and_teaches():
     r = tmpq("--help")
     assert r.returncode == 0
-    for command in ("demo", "divergence", "cost", "latency", "calibrate", "search", "evaluate", "export", "report"): assert command in r.stdout
-    code = "import sys; from tmpq_dm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    for command in SHORT: assert command in r.stdout
+    code = ("import sys; from tmpq_dm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+            "assert 'torch' not in sys.modules")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
@@ -69,13 +71,14 @@ SHORT = {      # command -> its arguments, in the order in which each finds what
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    "A folder with tiny models, in which the commands run one after another; a timing converts the smaller one nine times."
+    "A folder with tiny models, in which the commands run one after another; latency converts the smaller one often."
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
     from tmpq_dm import tiny_pipeline
     folder = tmp_path_factory.mktemp("commands")
     tiny_pipeline("ddpm").save_pretrained(folder/"tiny")
     unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
-                       add_attention=False, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+                       add_attention=False, down_block_types=("DownBlock2D",), mid_block_type=None,
+                       up_block_types=("UpBlock2D",))
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder/"plain")
     return folder
 
@@ -115,8 +118,9 @@ def test_unsupported_op_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("changes, words", [
-    (dict(model="0123456789abcdef"), "model"), (dict(format_version=99), "format_version"), (dict(timesteps=[900, 900, 100]), "repeated"),
-    (dict(timesteps=[1000, 500, 100]), "out of range"), (dict(timesteps=[100, 500, 900]), "descend"), (dict(tables=[{"nonsense": [8, 8]}]), "unknown operations"),
+    (dict(model="0123456789abcdef"), "model"), (dict(format_version=99), "format_version"),
+    (dict(timesteps=[900, 900, 100]), "repeated"), (dict(timesteps=[1000, 500, 100]), "out of range"),
+    (dict(timesteps=[100, 500, 900]), "descend"), (dict(tables=[{"nonsense": [8, 8]}]), "unknown operations"),
     (dict(tables=[{"conv_in": [9, 8]}]), "pair of bits"), (dict(surprise=1), "unknown fields")])
 def test_wrong_policies(policy, tmp_path, changes, words):
     line = refused("cost", "reference", "--policy", edited(policy, tmp_path, **changes))
@@ -128,7 +132,9 @@ def test_policy_that_is_no_json(tmp_path):
     assert "not JSON" in refused("cost", "reference", "--policy", tmp_path/"p.json")
 
 
-@pytest.mark.parametrize("option, value", [("--bits", "4,x"), ("--bits", "9"), ("--steps", "0"), ("--steps", "9-3"), ("--budget-bitops", "much"), ("--budget-bitops", "-1")])
+@pytest.mark.parametrize("option, value", [
+    ("--bits", "4,x"), ("--bits", "9"), ("--steps", "0"), ("--steps", "9-3"), ("--budget-bitops", "much"),
+    ("--budget-bitops", "-1")])
 def test_wrong_options(option, value, tmp_path):
     assert refused("search", "reference", "--out", tmp_path/"run", f"{option}={value}")
     assert not (tmp_path/"run").exists()
@@ -170,14 +176,17 @@ def test_full_disk(tmp_path):
 
 
 def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
-    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-samples", "32", "--iterations", "0", "--num-images", "8", "--max-nfe", "1400", "--fitness", "trajectory", "--budget-bitops", "1")
+    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-samples", "32", "--iterations", "0",
+            "--num-images", "8", "--max-nfe", "1400", "--fitness", "trajectory", "--budget-bitops", "1")
     whole, cut = tmp_path/"whole", tmp_path/"cut"
     assert (r := tmpq(*args, "--out", whole)).returncode == 0, r.stderr
     import signal, time
-    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # tests that run in the background of a shell are started with it ignored
-    process = subprocess.Popen([*TMPQ, *args, "--out", str(cut)], env=ENV, stderr=subprocess.PIPE, text=True, stdout=subprocess.PIPE, preexec_fn=heed)
+    def heed(): signal.signal(signal.SIGINT, signal.SIG_DFL)      # a shell starts its background jobs with it ignored
+    process = subprocess.Popen([*TMPQ, *args, "--out", str(cut)], env=ENV, stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.PIPE, preexec_fn=heed)
     lines = cut/"evaluations.jsonl"
-    while process.poll() is None and not (lines.exists() and len(lines.read_bytes().splitlines()) >= 2): time.sleep(0.02)      # most of the search is still to come
+    def begun(): return lines.exists() and len(lines.read_bytes().splitlines()) >= 2      # most is still to come
+    while process.poll() is None and not begun(): time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 2 and "resume" in err and "Traceback" not in err, err
@@ -189,7 +198,8 @@ def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
 
 def test_a_run_keeps_its_supernet(tmp_path):
     from tmpq_dm import Supernet, open_denoiser
-    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-images", "8", "--max-nfe", "100", "--fitness", "frechet", "--budget-bitops", "1", "--out", tmp_path/"run")
+    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-images", "8", "--max-nfe", "100",
+            "--fitness", "frechet", "--budget-bitops", "1", "--out", tmp_path/"run")
     assert "holds no supernet" in refused(*args, "--supernet", tmp_path/"typo")
     assert not (tmp_path/"run").exists() and not (tmp_path/"typo").exists()
     for seed in (0, 1): Supernet(open_denoiser(), (8,)).calibrate(32, 0, seed=seed, progress=False).save(tmp_path/f"{seed}")
@@ -205,7 +215,8 @@ def test_calibration_killed_resumes_and_ends_in_the_same_bytes(tmp_path):
     args = ("calibrate", "reference", "--bits", "8", "--num-samples", "32", "--iterations", "1")
     whole, cut = tmp_path/"whole", tmp_path/"cut"
     assert (r := tmpq(*args, "--out", whole)).returncode == 0, r.stderr
-    process = subprocess.Popen([*TMPQ, *args, "--out", str(cut)], env=ENV, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*TMPQ, *args, "--out", str(cut)], env=ENV, stderr=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL)
     while process.poll() is None and not list(cut.glob("partial-5*")): time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -225,10 +236,12 @@ def with_real_images(recipe, monkeypatch):
         name, shape, num_features = "blurred images", None, 12
         def forward(self, x): return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
     mu, sigma = moments(Blurred()(torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1))
-    monkeypatch.setattr(cli, "real_images", lambda model, path, size: (Blurred(), dict(mu=mu, sigma=sigma, n=40, name=Blurred.name)))
+    statistics = dict(mu=mu, sigma=sigma, n=40, name=Blurred.name)
+    monkeypatch.setattr(cli, "real_images", lambda model, path, size: (Blurred(), statistics))
     for name in ("real", "weights.pth"): Path(name).touch()
     monkeypatch.setenv("TMPQ_INCEPTION", "weights.pth")
-    return replace(recipe, real=dict(source="real", size=16, note="none"), search=recipe.search | dict(fitness="paired", num_images=20))
+    return replace(recipe, real=dict(source="real", size=16, note="none"),
+                   search=recipe.search | dict(fitness="paired", num_images=20))
 
 
 def test_real_images_go_through_inception(tmp_path, monkeypatch):
