@@ -42,7 +42,7 @@ def plot_front(
         if budget: ax.axvline(budget/scale, color=RED, lw=0.9, ls=":", label="budget")
         fig.colorbar(dots, ax=ax, label="steps", ticks=MaxNLocator(5, integer=True))
         ax.set(xlabel=f"{price['name']} ({prefix}{price['unit']})", ylabel=name)
-        ax.yaxis.set_major_locator(MaxNLocator(5))       # few and short labels: more would move the axis after the layout is made
+        ax.yaxis.set_major_locator(MaxNLocator(5))       # more labels would move the axis after the layout is made
         ax.legend()
     return fig
 
@@ -60,8 +60,8 @@ def draw_front(
     steps = [e["steps"] for e in points]
     ax.step(costs, values, where="post", color="black", lw=0.9, label="front")
     dots = ax.scatter([e["cost"]/scale for e in points], [fitness_of(e) for e in points], c=steps, s=14,
-                      cmap=plt.get_cmap("viridis", max(steps) - min(steps) + 1), vmin=min(steps) - 0.5, vmax=max(steps) + 0.5,
-                      edgecolors="white", linewidths=0.3)
+                      cmap=plt.get_cmap("viridis", max(steps) - min(steps) + 1),
+                      vmin=min(steps) - 0.5, vmax=max(steps) + 0.5, edgecolors="white", linewidths=0.3)
     ax.scatter(costs, values, s=22, facecolors="none", edgecolors="black", linewidths=0.9)
     return dots
 
@@ -156,7 +156,7 @@ def image_html(path:Path, alt:str)->str:
     "An image inside the page, half as large again as in print; nothing if there is none."
     if not path.exists(): return ""
     png = path.read_bytes()
-    width = int.from_bytes(png[16:20], "big") * 96 * 3//2 // 300       # pixels at 300 to the inch -> the browser's, 96 to the inch
+    width = int.from_bytes(png[16:20], "big") * 96 * 3//2 // 300       # pixels at 300 to the inch -> at 96 to the inch
     return f'<img alt="{alt}" width={width} src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 # %% ../../nbs/07_searching/05_report.ipynb #cell-017
@@ -187,7 +187,7 @@ def comparison(summary:dict)->str:
     "The comparison as a table of the page."
     n = next(iter(summary.values()))["num_images"]
     head = ["", "steps", "BitOPs", "fewer", "bytes", "Fréchet distance", "error to full precision"]
-    rows = [(name, steps, bitops, f"{fewer}×", *others) for name, steps, bitops, fewer, *others in comparison_rows(summary)]
+    rows = [(*row[:3], f"{row[3]}×", *row[4:]) for row in comparison_rows(summary)]
     note = (f"<p class=note>Fréchet distance with its 95 % interval over {n} images from the same noise. "
             "BitOPs: one image, all steps, every operation.</p>")
     return "<h2>Comparison</h2>" + table_html(head, rows) + note
@@ -230,10 +230,12 @@ def report(
 def heading_html(name:str, entries:list, best:Policy)->str:
     "The head of the page, and what was found in one paragraph."
     found = best.measured
-    return (f"<!doctype html><meta charset=utf-8><title>tmpq-dm: {html.escape(name)}</title><style>{PAGE_STYLE}</style>\n"
+    return (f"<!doctype html><meta charset=utf-8><title>tmpq-dm: {html.escape(name)}</title>"
+            f"<style>{PAGE_STYLE}</style>\n"
             f"<h1>A policy of {len(best)} steps</h1>\n"
             f"<p>{len(entries)} evaluations, {sum(e['nfe'] for e in entries):,} NFE. "
-            f"Best: fitness {found['fitness']:.4g} on {found['num_images']} images at {found['bitops']/1e9:,.2f} G BitOPs. "
+            f"Best: fitness {found['fitness']:.4g} on {found['num_images']} images "
+            f"at {found['bitops']/1e9:,.2f} G BitOPs. "
             f"Timesteps: <code>{' '.join(map(str, best.timesteps))}</code></p>")
 
 TITLES = dict(samples="Samples, from the same noise", front="The front", bits="Bits and timesteps", progress="Progress",
