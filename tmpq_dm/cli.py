@@ -507,8 +507,8 @@ OPTIONS = {     # that several commands have, or that need no more than this
 }
 SAMPLING = "sampler", "guidance", "prompts", "device", "dtype"
 CALIBRATION = "num-samples", "iterations", "batch", "seed"
-REAL = "real", "real-size"
-SEARCH = "recipe", "supernet", "bits", "machine", "fitness", "preset", "population", "generations", "max-nfe"
+REAL_OPTIONS = "real", "real-size"
+SEARCH_OPTIONS = "recipe", "supernet", "bits", "machine", "fitness", "preset", "population", "generations", "max-nfe"
 
 # %% ../nbs/09_cli.ipynb #d3b53e13
 def add_analysis(commands):
@@ -532,7 +532,7 @@ def add_search(commands):
                     *SAMPLING, *CALIBRATION, "bits", model=MODEL)
     p.add_argument("--out", required=True, help="directory for the supernet")
     p = add_command(commands, cmd_search, "search reference --out runs/mine --steps 6-16 --budget-bitops 0.1",
-                    *SEARCH, *REAL, *SAMPLING, *CALIBRATION)
+                    *SEARCH_OPTIONS, *REAL_OPTIONS, *SAMPLING, *CALIBRATION)
     p.add_argument("model", nargs="?", help=f"{MODEL}; none with --recipe")
     p.add_argument("--out", metavar="RUN",
                    help="directory of the run; the same command resumes it (default with --recipe: runs/NAME)")
@@ -554,7 +554,7 @@ def add_budgets(p):
 def add_use(commands):
     "Commands that use a policy, and those about runs."
     p = add_command(commands, cmd_evaluate, "evaluate reference --policy runs/mine/best/policy.json --num-images 1000",
-                    "policy", "supernet", *SAMPLING, *REAL, "batch", "seed", model=MODEL)
+                    "policy", "supernet", *SAMPLING, *REAL_OPTIONS, "batch", "seed", model=MODEL)
     p.add_argument("--num-images", type=count, default=1000, help=DEFAULT)
     p.add_argument("--clip", metavar="MODEL",
                    help="also score how well images fit their prompts, with a CLIP model (folder or hub id)")

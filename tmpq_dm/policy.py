@@ -96,7 +96,8 @@ def from_dict(
     except TmpqError as e: raise TmpqError(str(e).replace("policy", where, 1)) from None
 
 # %% ../nbs/01_policy.ipynb #1e76e1d8
-KINDS = dict(timesteps=list, tables=list, schedule=list, model=str, measured=dict, sampler=str)    # fields in JSON
+# of the fields in JSON
+FIELD_TYPES = dict(timesteps=list, tables=list, schedule=list, model=str, measured=dict, sampler=str)
 
 def check_dict(d, where:str):
     "Raise `TmpqError` unless `d` is the JSON of a policy in this version, with fields of the right types."
@@ -105,9 +106,9 @@ def check_dict(d, where:str):
     require(is_int(v), f"{where}: format_version", "is missing; this is not a policy file")
     require(v == FORMAT_VERSION, f"{where}: format_version",
             f"is {v}, this program reads {FORMAT_VERSION}; upgrade tmpq_dm")
-    unknown = sorted(set(d) - set(KINDS) - {"format_version", "guidance"})
+    unknown = sorted(set(d) - set(FIELD_TYPES) - {"format_version", "guidance"})
     require(not unknown, where, f"unknown fields {unknown}; remove them")
-    for k, kind in KINDS.items():
+    for k, kind in FIELD_TYPES.items():
         require(isinstance(d.get(k, kind()), kind), f"{where}: {k}", f"must be a {kind.__name__}")
     number = isinstance(w, (int, float)) and not isinstance(w, bool)
     require(w is None or (number and w > 1), f"{where}: guidance", f"{w!r} must be a number above 1, or null for none")

@@ -73,7 +73,7 @@ def features(
             last = t
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #cell-016
-KINDS = {"l2": "relative change", "cosine": "1 − cosine"}   # the two measures, and their names in a figure
+MEASURES = {"l2": "relative change", "cosine": "1 − cosine"}   # the two measures, and their names in a figure
 
 # %% ../../nbs/04_analysis/00_divergence.ipynb #037d49fe
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Divergence:
 
     def values(self, kind="l2"):
         "The measure called `kind`. Raises `TmpqError` for another name."
-        require(kind in KINDS, "divergence", f"there is no measure {kind!r}; choose one of {list(KINDS)}")
+        require(kind in MEASURES, "divergence", f"there is no measure {kind!r}; choose one of {list(MEASURES)}")
         return getattr(self, kind)
 
     def mean(self, kind="l2"):
@@ -215,7 +215,7 @@ def summary(self:Divergence)->dict:
     "Means, 95 % intervals over samples, and contrasts, for figures and tables."
     result = dict(timesteps=list(self.timesteps), blocks=list(self.blocks), num_train=self.num_train,
                   samples=self.l2.shape[2])
-    for kind in KINDS:
+    for kind in MEASURES:
         _, low, high = mean_interval(self.values(kind).mean(0))
         overall, of_blocks = self.contrast(kind)
         numbers = dict(mean=self.mean(kind), interval=torch.stack([low, high]), by_block=self.by_block(kind),

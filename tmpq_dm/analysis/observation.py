@@ -8,7 +8,7 @@ __all__ = ['plot_divergence']
 # %% ../../nbs/04_analysis/01_observation.ipynb #430b3854
 import re
 import torch
-from .divergence import KINDS
+from .divergence import MEASURES
 from ..core.plotting import BLUE, GREY, ORANGE, PAGE, style
 
 # %% ../../nbs/04_analysis/01_observation.ipynb #dc50409a
@@ -34,7 +34,7 @@ def plot_curve(
     ax.fill_between(t, low, high, color=color, alpha=0.3, lw=0)
     ax.plot(t, mean, color=color, lw=1.1)
     ax.axvline(s["num_train"]/2, ymax=0.86, color=GREY, lw=0.7, ls=":")
-    ax.set(ylabel=f"{KINDS[kind]} (%)", ylim=(0, 1.3*high.max()), xlim=(s["num_train"], 0))
+    ax.set(ylabel=f"{MEASURES[kind]} (%)", ylim=(0, 1.3*high.max()), xlim=(s["num_train"], 0))
     ax.locator_params(axis="y", nbins=4)
     q, low, high = [f"{x:+.3f}".replace("-", "−") for x in s[kind]["contrast"]]
     ax.text(0.02, 0.98, f"$q$ = {q}   [{low}, {high}]", transform=ax.transAxes, va="top", fontsize="small")

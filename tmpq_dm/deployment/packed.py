@@ -157,7 +157,9 @@ def make_places(
     if spec["corrected"]: model.register_buffer("output_fits", fits)
     return model
 
-def is_product(name:str)->bool: return name.endswith((".qk", ".pv"))
+def is_product(name:str)->bool:
+    "Whether an operation is one of the two products of an attention."
+    return name.endswith((".qk", ".pv"))
 
 def host_of(
     path:str,   # of the products of an attention, or the name of one of the two operations
