@@ -496,7 +496,7 @@ OPTIONS = {     # that several commands have, or that need no more than this
     "real-size": dict(type=count, metavar="N", help="cut real images to squares of N pixels first"),
     # the search
     "recipe": dict(metavar="NAME", help="take model and options from a recipe (see tmpq-dm recipes), or from a JSON "
-                   "file like one; what is typed beside it counts more"),
+                   "file like one; options on the command line take precedence"),
     "fitness": dict(choices=("trajectory", "paired", "frechet", "kid", "is"), help="what to minimise (default: paired, "
                     "a Fréchet distance for few images, if there is a real side; else trajectory)"),
     "preset": dict(default="default", choices=("default", "published"), help="our algorithm, or that of the paper"),
