@@ -1,4 +1,4 @@
-"""Compressed models from outside: exported by the command line, loaded by diffusers in fresh processes, damaged, killed."""
+"""Compressed models: exported by the command line, loaded by diffusers in fresh processes, damaged, killed."""
 import json, os, random, shutil, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
@@ -81,11 +81,19 @@ def test_the_package_lists_the_networks_that_it_describes():
     assert set(tmpq_dm._NETWORKS) == set(ARCHITECTURES)
 
 
+PUBLIC_NAMES = """
+import sys, tmpq_dm
+dir(tmpq_dm)
+assert "torch" not in sys.modules
+from tmpq_dm import *
+import tmpq_dm.searching.evolution, tmpq_dm.policy
+assert callable(tmpq_dm.search) and search is tmpq_dm.search
+"""
+
+
 def test_public_names_stay_what_they_are():
     "Names are listed without loading torch, and modules that are imported later take no function's place."
-    code = "import sys, tmpq_dm; dir(tmpq_dm); assert 'torch' not in sys.modules\nfrom tmpq_dm import *\n" \
-           "import tmpq_dm.searching.evolution, tmpq_dm.policy\nassert callable(tmpq_dm.search) and search is tmpq_dm.search"
-    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
+    r = subprocess.run([sys.executable, "-c", PUBLIC_NAMES], capture_output=True, text=True, env=ENV)
     assert r.returncode == 0, r.stderr
 
 
@@ -136,7 +144,7 @@ def test_no_mutation_loads_silently(small, tmp_path):
         kind, name = damage(folder, rng)
         with pytest.raises(TmpqError) as e: load_compressed(folder)
         assert str(folder) in str(e.value) and "\n" not in str(e.value), (kind, name)
-        if (kind, name) == ("remove", MANIFEST): continue       # without a manifest, diffusers has nothing to check with
+        if (kind, name) == ("remove", MANIFEST): continue       # without it, diffusers has nothing to check with
         with pytest.raises(Exception): DiffusionPipeline.from_pretrained(folder)
 
 

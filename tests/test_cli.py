@@ -59,8 +59,8 @@ SHORT = {      # command -> its arguments, in the order in which each finds what
     "cost": ["tiny"],
     "latency": ["plain", "--batch", "2", "--repeats", "1", "--out", "machine.json"],
     "calibrate": ["tiny", "--bits", "4,8", "--num-samples", "32", "--iterations", "0", "--out", "supernet"],
-    "search": ["tiny", "--supernet", "supernet", "--bits", "4,8", "--steps", "2-3", "--num-images", "2", "--population", "4",
-               "--generations", "2", "--out", "run"],
+    "search": ["tiny", "--supernet", "supernet", "--bits", "4,8", "--steps", "2-3", "--num-images", "2",
+               "--population", "4", "--generations", "2", "--out", "run"],
     "evaluate": ["tiny", "--policy", "run/best/policy.json", "--supernet", "supernet", "--num-images", "20"],
     "export": ["tiny", "--policy", "run/best/policy.json", "--supernet", "supernet", "--out", "model"],
     "report": ["run"],
@@ -76,8 +76,8 @@ def place(tmp_path_factory):
     from tmpq_dm import tiny_pipeline
     folder = tmp_path_factory.mktemp("commands")
     tiny_pipeline("ddpm").save_pretrained(folder/"tiny")
-    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
-                       add_attention=False, down_block_types=("DownBlock2D",), mid_block_type=None,
+    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4,
+                       layers_per_block=1, add_attention=False, down_block_types=("DownBlock2D",), mid_block_type=None,
                        up_block_types=("UpBlock2D",))
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder/"plain")
     return folder
@@ -104,15 +104,17 @@ def test_cost_agrees_with_the_library(policy, fingerprint):
     assert json.loads(r.stdout)["bitops"] == bitops(fingerprint, Policy.load(policy))
 
 
-@pytest.mark.parametrize("model, words", [("missing", "no such folder"), (".", "model_index.json"), ("nobody/nothing", "hub")])
+@pytest.mark.parametrize("model, words", [
+    ("missing", "no such folder"), (".", "model_index.json"), ("nobody/nothing", "hub")])
 def test_wrong_models(model, words, tmp_path):
     assert words in refused("cost", model, cwd=tmp_path)
 
 
 def test_unsupported_op_is_named(tmp_path):
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
-                       down_block_types=("SkipDownBlock2D", "SkipDownBlock2D"), up_block_types=("SkipUpBlock2D", "SkipUpBlock2D"))
+    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
+                       layers_per_block=1, down_block_types=2 * ("SkipDownBlock2D",),
+                       up_block_types=2 * ("SkipUpBlock2D",))
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path/"m")
     assert "conv2d inside ResnetBlock2D" in refused("cost", tmp_path/"m")
 
@@ -140,7 +142,8 @@ def test_wrong_options(option, value, tmp_path):
     assert not (tmp_path/"run").exists()
 
 
-@pytest.mark.parametrize("budget", [("--budget-bitops", "0.001"), ("--budget-bytes", "1000"), ("--budget-joules", "1e-9")])
+@pytest.mark.parametrize("budget", [
+    ("--budget-bitops", "0.001"), ("--budget-bytes", "1000"), ("--budget-joules", "1e-9")])
 def test_budget_below_the_cheapest_says_what_that_is(budget, tmp_path):
     line = refused("search", "reference", "--out", tmp_path/"run", "--bits", "4,8", "--steps", "5", *budget)
     assert "cheapest" in line and not (tmp_path/"run").exists()
@@ -166,11 +169,19 @@ def test_no_command():
     refused()
 
 
+FULL_DISK = """
+from tmpq_dm.policy import *
+import os, sys
+def full(fd): raise OSError(28, 'No space left on device')
+os.fsync = full
+from tmpq_dm.cli import main
+sys.exit(main("calibrate reference --bits 8 --num-samples 32 --iterations 0 --out net".split()))
+"""
+
+
 def test_full_disk(tmp_path):
     if not Path("/dev/full").exists(): pytest.skip("this system has no /dev/full")
-    code = "from tmpq_dm.policy import *\nimport os, tempfile\nreal = os.fsync\ndef full(fd): raise OSError(28, 'No space left on device')\nos.fsync = full\n" \
-           "from tmpq_dm.cli import main\nimport sys; sys.exit(main(['calibrate', 'reference', '--bits', '8', '--num-samples', '32', '--iterations', '0', '--out', 'net']))"
-    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ENV)
+    r = subprocess.run([sys.executable, "-c", FULL_DISK], capture_output=True, text=True, cwd=tmp_path, env=ENV)
     assert r.returncode == 2 and "No space left" in r.stderr and "Traceback" not in r.stderr, r.stderr
     assert not any(p.is_file() for p in tmp_path.rglob("*"))
 
@@ -202,12 +213,16 @@ def test_a_run_keeps_its_supernet(tmp_path):
             "--fitness", "frechet", "--budget-bitops", "1", "--out", tmp_path/"run")
     assert "holds no supernet" in refused(*args, "--supernet", tmp_path/"typo")
     assert not (tmp_path/"run").exists() and not (tmp_path/"typo").exists()
-    for seed in (0, 1): Supernet(open_denoiser(), (8,)).calibrate(32, 0, seed=seed, progress=False).save(tmp_path/f"{seed}")
+    for seed in (0, 1):
+        net = Supernet(open_denoiser(), (8,)).calibrate(32, 0, seed=seed, progress=False)
+        net.save(tmp_path/f"{seed}")
     assert (r := tmpq(*args, "--supernet", tmp_path/"0")).returncode == 0, r.stderr
-    kept = (tmp_path/"run/supernet/supernet.safetensors").read_bytes()
+    kept = tmp_path/"run/supernet/supernet.safetensors"
+    given = (tmp_path/"0/supernet.safetensors").read_bytes()
+    assert kept.read_bytes() == given
     assert "another supernet" in refused(*args, "--supernet", tmp_path/"1")
     assert "calibrated with num_samples 32, not 64" in refused(*args, "--num-samples", "64", "--iterations", "0")
-    assert (tmp_path/"run/supernet/supernet.safetensors").read_bytes() == kept == (tmp_path/"0/supernet.safetensors").read_bytes()
+    assert kept.read_bytes() == given
 
 
 def test_calibration_killed_resumes_and_ends_in_the_same_bytes(tmp_path):
@@ -267,7 +282,9 @@ def test_real_images_go_through_inception(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["cifar10", "lsun-bedrooms", "lsun-churches", "imagenet256", "coco"])
 def test_a_recipe_is_the_whole_command(kind, tmp_path, monkeypatch, capsys):
-    "A stand-in of the recipe's classes goes from search to a compressed model. In this process, since five times three imports would take minutes."
+    """A stand-in of the recipe's classes goes from search to a compressed model.
+
+    In this process, since five times three imports would take minutes."""
     import torch
     from tmpq_dm.cli import main
     from tmpq_dm.searching.recipes import load_recipe, save_recipe, stand_in
@@ -280,17 +297,22 @@ def test_a_recipe_is_the_whole_command(kind, tmp_path, monkeypatch, capsys):
     assert main(["search", "--recipe", "mine.json", "--json"]) == 0
     run = Path("runs")/small.name
     best = json.loads((run/"best/policy.json").read_text())
-    assert best == json.loads(capsys.readouterr().out) and best["sampler"] == small.sampler and small.guidance in (None, best["guidance"])
-    assert main(["export", small.model, "--policy", f"{run}/best/policy.json", "--out", "small"]) == 0 and Path("small/manifest.json").is_file()
+    assert best == json.loads(capsys.readouterr().out)
+    assert best["sampler"] == small.sampler and small.guidance in (None, best["guidance"])
+    model = [small.model, "--policy", f"{run}/best/policy.json"]
+    assert main(["export", *model, "--out", "small"]) == 0
+    assert Path("small/manifest.json").is_file()
     if not small.guidance: return
-    assert main(["evaluate", small.model, "--policy", f"{run}/best/policy.json", "--guidance", "2", "--num-images", "20"]) == 2 and "made for" in capsys.readouterr().err
+    assert main(["evaluate", *model, "--guidance", "2", "--num-images", "20"]) == 2
+    assert "made for" in capsys.readouterr().err
 
 
 def test_a_recipe_says_at_once_what_is_missing(tmp_path):
     import time
     started = time.monotonic()
     line = refused("search", "--recipe", "coco", cwd=tmp_path)
-    assert all(word in line for word in ("stable-diffusion", "inception", "coco-prompts.txt")) and not list(tmp_path.iterdir())
+    assert all(word in line for word in ("stable-diffusion", "inception", "coco-prompts.txt"))
+    assert not list(tmp_path.iterdir())
     assert time.monotonic() - started < 20      # some seconds on a busy machine, and not the minutes of retries
 
 

@@ -25,8 +25,8 @@ MODULES = sorted(LIB.rglob("*.py"))
 LEFT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "build", "dist", "*.egg-info", ".*_cache",
                               ".ipynb_checkpoints", "runs")
 WIDTH = 120             # characters in a line of code; lines of a notebook's markdown are as long as they like
-LONG_IN_NOTEBOOKS = 64  # lines of code that are longer: these numbers only fall
-LONG_IN_TESTS = 18
+LONG_IN_NOTEBOOKS = 48  # lines of code that are longer: these numbers only fall
+LONG_IN_TESTS = 0
 HOOKED = {"quantization/network.py", "deployment/packed.py"}  # the model carries these hooks as long as it lives
 
 def lines(key): return SETTINGS[key].strip().splitlines()

@@ -37,7 +37,7 @@ class CalibrationSettings:
     unbias:bool=True          # correct the mean of blocks, and the slope of layers
     adapt:bool=True           # correct the output of each step, for every policy that is set
     tiar:bool=True            # learn the temporal block as a whole
-    fsc:str="block"           # ranges for each t: 'none', in the temporal 'block', or at 'all' operations (20 timesteps)
+    fsc:str="block"           # ranges for each t: 'none', in the temporal 'block', or 'all' operations (20 timesteps)
     repair:bool=False         # blocks aim at the full network's output (BRECQ) and make up for those before them
     times:object="uniform"    # timesteps of the calibration data: 'uniform', 'normal' or those of a schedule
     batch_size:int=32         # samples at once; fewer for large models

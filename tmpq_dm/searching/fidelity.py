@@ -20,27 +20,34 @@ def kendall(
 )->Tensor:                # (...)
     "Kendall's τ (a): the share of pairs in the same order, minus that of pairs in the opposite one."
     i, j = torch.triu_indices(a.shape[-1], a.shape[-1], 1)
-    order = lambda x: (x[..., i] > x[..., j]).double() - (x[..., i] < x[..., j]).double()      # not a difference: scores may be infinite
+    def order(x):      # not a difference: scores may be infinite
+        return (x[..., i] > x[..., j]).double() - (x[..., i] < x[..., j]).double()
     return (order(a) * order(b)).mean(-1)
 
 def regret(
     scores:Tensor,        # (policies,) what chooses; lower is better
     truth:Tensor,         # (policies,) what counts
 )->float:
-    "By how much, in relation to the best, the chosen policy is worse than the best. Raises `TmpqError` for a truth that is not positive."
+    """By how much, in relation to the best, the chosen policy is worse than the best.
+
+    Raises `TmpqError` for a truth that is not positive."""
     require(truth.min() > 0, "truth", "has values that are not positive; a share of them means nothing")
     return (truth[scores.argmin()] / truth.min() - 1).item()
 
 def agreement(
     scores:Tensor, truth:Tensor,
 )->dict:                  # 'tau' and 'regret' -> `Measure`
-    "Rank correlation with its jackknife interval over the policies, and regret with the middle 95 % of a bootstrap: a rough guide, since a draw may miss the best policy. Raises `TmpqError` for too few policies."
-    n, g = len(truth), torch.Generator().manual_seed(0)
+    """Rank correlation with its jackknife interval over the policies, and regret with the middle 95 % of a bootstrap.
+
+    The latter is a rough guide, since a draw may miss the best policy. Raises `TmpqError` for too few policies."""
+    n = len(truth)
     require(n >= GROUPS, "policies", f"{n} are too few for an interval; use at least {GROUPS}")
     tau = measure("τ", lambda keep: kendall(scores[keep].double(), truth[keep].double()).item(), n)
-    drawn = torch.tensor([regret(scores[i], truth[i]) for i in torch.randint(n, (1000, n), generator=g)])
+    draws = torch.randint(n, (1000, n), generator=torch.Generator().manual_seed(0))
+    drawn = torch.tensor([regret(scores[i], truth[i]) for i in draws])
+    low, high = drawn.quantile(torch.tensor([0.025, 0.975]), interpolation="nearest").tolist()
     return dict(tau=Measure("τ", tau.value, n, max(-1.0, tau.low), min(1.0, tau.high)),
-                regret=Measure("regret at 1", regret(scores, truth), n, *drawn.quantile(torch.tensor([0.025, 0.975]), interpolation="nearest").tolist()))
+                regret=Measure("regret at 1", regret(scores, truth), n, low, high))
 
 # %% ../../nbs/07_searching/04_fidelity.ipynb #cell-010
 def calibrated_alone(
@@ -51,4 +58,5 @@ def calibrated_alone(
     used = {b for pair in policy.bits().values() for b in pair} & set(net.bits)
     settings = {k: v for k, v in asdict(net.settings).items() if k != "alone"}
     require(used, "policy", "is all in floating point; there is nothing to calibrate")
-    return Supernet(net.denoiser, tuple(used), net.float_ops, *net.observers, split=net.split).calibrate(**settings, policy=policy, progress=False)
+    alone = Supernet(net.denoiser, tuple(used), net.float_ops, *net.observers, split=net.split)
+    return alone.calibrate(**settings, policy=policy, progress=False)

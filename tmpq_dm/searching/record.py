@@ -79,8 +79,9 @@ class Record:
     def get(self, genome, num_images): return self.known.get((tuple(genome), num_images))
 
     def add(self, **entry):
-        """Keep one evaluation: genome, num_images, fitness, cost, bitops, nfe, steps. Raises `TmpqError` when the disk is
-        full; earlier entries stay."""
+        """Keep one evaluation: genome, num_images, fitness, cost, bitops, nfe, steps.
+
+        Raises `TmpqError` when the disk is full; earlier entries stay."""
         if not math.isfinite(entry["fitness"]): entry["fitness"] = None
         if self.file: self.write(to_line(entry))
         self.entries.append(entry)

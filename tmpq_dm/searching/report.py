@@ -167,8 +167,8 @@ def comparison_rows(
     first, rows = next(iter(summary.values())), []
     for name, r in summary.items():
         fd = f"{r['fd']['value']:.2f} [{r['fd']['low']:.2f}, {r['fd']['high']:.2f}]"
-        rows.append((name, str(r["steps"]), f"{r['bitops']/1e9:.1f} G", f"{first['bitops']/r['bitops']:.0f}", f"{r['bytes']:,}",
-                     fd, f"{r['trajectory']['value']:.3f}"))
+        rows.append((name, str(r["steps"]), f"{r['bitops']/1e9:.1f} G", f"{first['bitops']/r['bitops']:.0f}",
+                     f"{r['bytes']:,}", fd, f"{r['trajectory']['value']:.3f}"))
     return rows
 
 # %% ../../nbs/07_searching/05_report.ipynb #504bcf60

@@ -183,7 +183,7 @@ def random(
 def spread(
     space:SearchSpace,
     n:int,               # number of steps
-    at:float=0,          # which timestep of a group: 0 the first, 1 the last; None: evenly spaced in time, whatever the groups
+    at:float=0,          # place in a group: 0 the first, 1 the last; None: evenly spaced in time, whatever the groups
 )->list:                 # timesteps; with None fewer than n where several fall into one group
     "A timestep from each of n groups, evenly spaced among all groups; without groups, n evenly spaced timesteps."
     even = [space.first + t for t in uniform_timesteps(n, space.num_train)]
