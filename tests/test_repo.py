@@ -25,8 +25,6 @@ MODULES = sorted(LIB.rglob("*.py"))
 LEFT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "build", "dist", "*.egg-info", ".*_cache",
                               ".ipynb_checkpoints", "runs")
 WIDTH = 120             # characters in a line of code; lines of a notebook's markdown are as long as they like
-LONG_IN_NOTEBOOKS = 48  # lines of code that are longer: these numbers only fall
-LONG_IN_TESTS = 0
 HOOKED = {"quantization/network.py", "deployment/packed.py"}  # the model carries these hooks as long as it lives
 
 def lines(key): return SETTINGS[key].strip().splitlines()
@@ -55,8 +53,6 @@ def own_modules():
     for p in MODULES:
         if p.name not in ("_modidx.py", "__init__.py"):
             yield p.relative_to(LIB).as_posix(), ast.parse(p.read_text(encoding="utf-8"))
-
-def too_long(sources): return sum(len(line) > WIDTH for source in sources for line in source.splitlines())
 
 def is_patch(node): return any("patch" in ast.unparse(d) for d in getattr(node, "decorator_list", []))
 
@@ -113,11 +109,9 @@ def test_committed_outputs(name):
     assert not [m[0] for _, o in parts for m in path.finditer(o)]
 
 def test_lines_are_short():
-    "The number of lines of code over 120 characters does not rise"
-    in_tests = [p.read_text(encoding="utf-8") for p in [*(ROOT/"tests").glob("*.py"), ROOT/"setup.py"]]
-    in_notebooks = [source for name in NAMES for source in cells(name, "code")]
-    assert too_long(in_notebooks) <= LONG_IN_NOTEBOOKS
-    assert too_long(in_tests) <= LONG_IN_TESTS
+    sources = [p.read_text(encoding="utf-8") for p in [*(ROOT/"tests").glob("*.py"), ROOT/"setup.py"]]
+    for name in NAMES: sources += cells(name, "code")
+    assert [line for line in "\n".join(sources).splitlines() if len(line) > WIDTH] == []
 
 def reading_order(path):
     "Sort key: notebooks and folders by their numbers; the index and the experiments, which export nothing, come last"
