@@ -1,4 +1,4 @@
-"""Make a trained diffusion model smaller and faster: choose its timesteps and the bits of every layer together (TMPQ-DM)."""
+"""Make a trained diffusion model smaller and faster: choose its timesteps and the bits of every layer together."""
 import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
@@ -6,8 +6,8 @@ from importlib.machinery import PathFinder
 
 __version__ = "0.1.0"
 
-# Which module defines each public name. A module is loaded when one of its names is first used, so that `import tmpq_dm` and
-# `tmpq-dm --help` stay fast.
+# Which module defines each public name. A module is loaded when one of its names is first used, so that
+# `import tmpq_dm` and `tmpq-dm --help` stay fast.
 _NAMES = {
     "core.errors": ["TmpqError"],
     "policy": ["Policy"],
@@ -45,9 +45,10 @@ _NAMES = {
 _MODULE = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [*_MODULE, "__version__"]
 
-# The model_index.json of a compressed model says ["tmpq_dm", "UNet2DModel"]. diffusers then looks the class up here, and its base
-# among the bases it can load: its own classes, of which the networks check the folder first.
-_NETWORKS = ["DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel", "UNet2DConditionModel", "UNet2DModel"]
+# The model_index.json of a compressed model names ["tmpq_dm", "UNet2DModel"]. diffusers then looks the class up here,
+# and its base among the bases it can load: its own classes, of which the networks check the folder first.
+_NETWORKS = [
+    "DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel", "UNet2DConditionModel", "UNet2DModel"]
 _BASES = ["DiffusionPipeline", "ModelMixin", "SchedulerMixin"]
 
 
@@ -64,8 +65,8 @@ def __getattr__(name):
 def __dir__(): return sorted(__all__)
 
 
-# diffusers knows quantization methods by two dictionaries in `diffusers.quantizers.auto`. What is entered here loads the
-# deployment modules when it is first needed; these enter the real classes in its place.
+# diffusers knows quantization methods by two dictionaries in `diffusers.quantizers.auto`. What is entered here loads
+# the deployment modules when it is first needed; these enter the real classes in its place.
 _AUTO = "diffusers.quantizers.auto"
 
 
