@@ -69,7 +69,7 @@ def observe(
             if before: before(i)
             with suppress(Reached): run_network(model, x[rows], t[rows], cond and rows_of(cond, rows))
     sizes = [len(t[rows]) for rows in batches]
-    return in_one(calls, sizes, rows_each(model.get_submodule(path), calls[0][0], sizes[0]))
+    return in_one(calls, sizes, rows_each(model.get_submodule(path), calls[0].get(0), sizes[0]))
 
 def in_one(calls, sizes, each:int):
     "Join recorded calls of a module; `each` rows belong to one sample."

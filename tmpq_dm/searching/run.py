@@ -89,7 +89,7 @@ def choose_settings(
                 "is missing, and the fitness has no number of its own; give it")
         num_images = len(fitness.noise)
     given = {k: v for k, v in given.items() if v is not None}
-    unknown = sorted(set(given) - OPTIONS[preset])
+    unknown = sorted(set(given) - OWN_OPTIONS[preset])
     require(not unknown, "search", f"does not understand {', '.join(unknown)} with preset {preset!r}; leave them out")
     for name, n in dict(num_images=num_images, max_nfe=max_nfe, **given).items():
         require(n is None or name not in COUNTS or n >= 1, f"search: {name}", f"is {n}; give at least 1")
@@ -97,8 +97,8 @@ def choose_settings(
     return SearchSettings(space.describe(), describe_fitness(fitness), calibration_of(space.net),
                           dict(name=price.name, unit=price.unit), budget, num_images, preset, max_nfe, **sizes | given)
 
-OPTIONS = dict(published={"population", "generations", "seed", "fit", "vary"})
-OPTIONS["default"] = OPTIONS["published"] | {"parents", "fraction"}
+OWN_OPTIONS = dict(published={"population", "generations", "seed", "fit", "vary"})
+OWN_OPTIONS["default"] = OWN_OPTIONS["published"] | {"parents", "fraction"}
 COUNTS = ("num_images", "max_nfe", "population", "generations", "parents", "fraction")
 
 # %% ../../nbs/07_searching/03_run.ipynb #cell-021
