@@ -102,7 +102,7 @@ def frechet(
     check_statistics(features, statistics)
     mu, sigma = statistics["mu"].double(), statistics["sigma"].double()
     n, d = features.shape
-    if n <= d: statistic = distance_by_rows(features.double() - mu, sigma)
+    if n < d: statistic = distance_by_rows(features.double() - mu, sigma)
     else:
         root2 = root(sigma)
         statistic = lambda keep: frechet_distance(*moments(features[keep]), mu, sigma, root2)
