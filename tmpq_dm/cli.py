@@ -574,7 +574,7 @@ def make_parser()->Parser:
                     "and faster: choose its timesteps and the bits of every layer together.")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
     p = add_command(commands, cmd_demo, "demo --quick --out runs/demo", "seed")
-    p.add_argument("--quick", action="store_true", help="small numbers: about a minute")
+    p.add_argument("--quick", action="store_true", help="small numbers: two or three minutes")
     p.add_argument("--out", default="runs/demo", metavar="RUN", help=f"directory for everything {DEFAULT}")
     add_analysis(commands)
     parser.search = add_search(commands)
