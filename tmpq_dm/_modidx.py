@@ -1006,6 +1006,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tmpq_dm.policy.Policy.check': ('policy.html#policy.check', 'tmpq_dm/policy.py'),
                                 'tmpq_dm.policy.Policy.from_dict': ('policy.html#policy.from_dict', 'tmpq_dm/policy.py'),
                                 'tmpq_dm.policy.Policy.load': ('policy.html#policy.load', 'tmpq_dm/policy.py'),
+                                'tmpq_dm.policy.Policy.precisions': ('policy.html#policy.precisions', 'tmpq_dm/policy.py'),
                                 'tmpq_dm.policy.Policy.replace': ('policy.html#policy.replace', 'tmpq_dm/policy.py'),
                                 'tmpq_dm.policy.Policy.save': ('policy.html#policy.save', 'tmpq_dm/policy.py'),
                                 'tmpq_dm.policy.Policy.to_dict': ('policy.html#policy.to_dict', 'tmpq_dm/policy.py'),

@@ -281,7 +281,7 @@ def open_policy(a):
     den = open_denoiser(a.model, **chosen(a, policy))
     if not policy: return den, Policy.uniform(den.ops, even_timesteps(den.scheduler, 100), FP, FP)
     policy.check(den, a.policy)
-    bits = {b for table in policy.tables for pair in table.values() for b in pair} - {FP}
+    bits = policy.precisions
     beside = Path(a.policy).parent.parent/"supernet"
     folder = Path(a.supernet or beside)
     require((folder/"supernet.json").is_file() or not bits, f"{folder}/supernet.json",

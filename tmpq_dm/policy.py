@@ -7,6 +7,7 @@ __all__ = ['Policy']
 
 # %% ../nbs/01_policy.ipynb #cell-002
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from .core.errors import TmpqError, is_int, require
 from .core.files import read_json, write_json
 from fastcore.basics import patch
@@ -32,6 +33,11 @@ class Policy:
     def __post_init__(self): check_fields(self, "policy")
     def __len__(self): return len(self.timesteps)
     def bits(self, step:int=0): return self.tables[self.schedule[step] if self.schedule else 0]
+    @property
+    def precisions(self):
+        "The set of bits in all tables, without floating point."
+        pairs = chain.from_iterable(table.values() for table in self.tables)
+        return set(chain.from_iterable(pairs)) - {FP}
     def replace(self, **changes): return replace(self, **changes)
 
     @classmethod

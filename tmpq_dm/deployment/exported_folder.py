@@ -19,7 +19,7 @@ from ..models.architecture import inputs_of, sample_shape
 from ..sampling.schedulers import sampler_of
 from ..models.pipelines import PROMPTS, ClassPipeline, conditions_of, decoder_of, network_of
 from ..quantization.supernet import Supernet
-from .packed import PackedDenoiser, packed
+from .packed import PackedDenoiser, is_product, packed
 from .quantization_method import mark
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #cell-005
@@ -81,7 +81,7 @@ def bits_used(policy)->tuple: # (set of weight bits, set of activation bits)
     weights, activations = set(), set()
     for table in policy.tables:
         for name, (left, right) in table.items():
-            (activations if name.endswith((".qk", ".pv")) else weights).add(left)
+            (activations if is_product(name) else weights).add(left)
             activations.add(right)
     return weights, activations
 

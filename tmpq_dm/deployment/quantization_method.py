@@ -230,8 +230,7 @@ def pack_in_place(
     "Pack a model as a configuration says: weights only without data, all else with a calibration. Raises `TmpqError`."
     den = Denoiser(model, scheduler_of(config.scheduler) if config.scheduler else None)
     policy = policy_from(config, den)
-    bits = {b for table in policy.tables for pair in table.values() for b in pair} - {FP}
-    net = Supernet(den, tuple(bits) or (8,))
+    net = Supernet(den, tuple(policy.precisions) or (8,))
     if config.scheduler:
         # steps are corrected where the schedule is known
         settings = {"policy": policy if len(policy.tables) == 1 else None, "adapt": config.policy is not None}

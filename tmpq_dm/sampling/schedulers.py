@@ -438,7 +438,7 @@ def alphas(
 )->Tensor:         # (T,)
     "The signal's share in a sample's power, at every whole timestep. Raises `TmpqError` if the scheduler lacks it."
     if hasattr(scheduler, "alphas_cumprod"): return scheduler.alphas_cumprod
-    hint = "says neither alphas_cumprod nor is it flow matching; use another scheduler"
+    hint = "has no alphas_cumprod and is not for flow matching; use another scheduler"
     require(sampler_name(scheduler) == "flow", f"scheduler: {type(scheduler).__name__}", hint)
     sigma = torch.arange(1, scheduler.config.num_train_timesteps + 1) / scheduler.config.num_train_timesteps
     return (1 - sigma)**2 / ((1 - sigma)**2 + sigma**2)

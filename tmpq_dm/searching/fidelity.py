@@ -55,7 +55,7 @@ def calibrated_alone(
     policy:Policy,     # with one precision table
 )->Supernet:           # good for this policy only
     "A calibration for one policy, with the settings of the supernet's own."
-    used = {b for pair in policy.bits().values() for b in pair} & set(net.bits)
+    used = policy.precisions & set(net.bits)
     settings = {k: v for k, v in asdict(net.settings).items() if k != "alone"}
     require(used, "policy", "is all in floating point; there is nothing to calibrate")
     alone = Supernet(net.denoiser, tuple(used), net.float_ops, *net.observers, split=net.split)
