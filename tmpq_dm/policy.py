@@ -16,7 +16,7 @@ from fastcore.basics import patch
 FORMAT_VERSION = 1
 FP = 32                                    # "bits" of an operand that stays in floating point
 BITS = (2, 3, 4, 5, 6, 7, 8, FP)           # what a table may hold
-SAMPLER_NAMES = ("ddim", "ddpm", "dpm++", "dpm++1s", "euler", "heun", "flow")
+SAMPLER_NAMES = ("ddim", "ddpm", "dpm++", "dpm++3", "dpm++1s", "euler", "heun", "flow")
 
 # %% ../nbs/01_policy.ipynb #cell-006
 @dataclass(frozen=True)
@@ -155,15 +155,27 @@ def check(
     outside = next((t for t in self.timesteps if not first <= t <= last), None)
     require(outside is None, f"{where}: timesteps",
             f"{outside} is out of range; the model was trained on {first} to {last}")
-    for name in ("sampler", "guidance") if self.sampler else ():
-        own, its = getattr(self, name), getattr(denoiser, name, None)
-        require(own == its, f"{where}: {name}",
-                f"made for {own or 'none'}, this model is sampled with {its or 'none'}; "
-                f"load it with {name} {own or 1}")
+    if self.sampler: check_sampling(self, denoiser, where)
     for table in self.tables: check_table(table, {o.name for o in denoiser.ops}, f"{where}: tables", bits)
     return self
 
 # %% ../nbs/01_policy.ipynb #65953b62
+def check_sampling(
+    policy:Policy,
+    denoiser,       # with `.sampler` and `.guidance`; with `.sampled_by` if it can have other samplers
+    where:str,
+):
+    "Raise `TmpqError` unless a denoiser can be sampled as a policy asks."
+    own, its = policy.guidance, getattr(denoiser, "guidance", None)
+    require(own == its, f"{where}: guidance",
+            f"made for {own or 'none'}, this model is sampled with {its or 'none'}; load it with guidance {own or 1}")
+    own, its = policy.sampler, getattr(denoiser, "sampler", None)
+    can_change = hasattr(denoiser, "sampled_by")
+    require(own == its or can_change, f"{where}: sampler",
+            f"made for {own}, this model is sampled with {its or 'none'}; load it with sampler {own}")
+    try: own == its or denoiser.sampled_by(own)
+    except TmpqError as e: raise TmpqError(f"{where}: {e}") from None
+
 def check_table(
     table:dict,
     known:set,      # names of the model's operations

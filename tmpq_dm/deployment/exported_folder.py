@@ -35,7 +35,7 @@ def compressed_pipeline(
     own = sample_shape(model)
     require(net.shape == own, where, f"was calibrated on samples of {net.shape}, and a pipeline draws those of its "
             f"configuration, {own}; leave out Denoiser(shape=...)")
-    scheduler = sampler_of(net.scheduler, net.sampler, custom_timesteps=list(policy.timesteps))
+    scheduler = sampler_of(net.scheduler, policy.sampler or None, custom_timesteps=list(policy.timesteps))
     return pipeline_like(getattr(net.denoiser, "pipeline", None), mark(packed(net, policy)), scheduler)
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #a13d89ab

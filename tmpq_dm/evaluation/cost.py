@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from ..policy import FP, Policy
 from ..core.errors import TmpqError, require
+from ..sampling.schedulers import steps_of_calls
 
 # %% ../../nbs/05_evaluation/07_cost.ipynb #cell-005
 FULL_STEPS = 100    # uniform DDIM steps of the full schedule
@@ -36,8 +37,9 @@ class Price:
         den,            # a `Denoiser` or supernet, or a list of `QuantOp`
     ):
         self.ops = list(getattr(den, "ops", den))
-        self.passes = getattr(den, "passes", 1)    # evaluations of the network in a call of the denoiser
-        self.steps_of_calls = getattr(den, "steps_of_calls", range)    # the step of each call; by Heun two for a step
+        self.passes = getattr(den, "passes", 1)      # evaluations of the network in a call of the denoiser
+        own = getattr(den, "denoiser", den)          # a supernet's sampler is that of the policy that is set
+        self.sampler = getattr(own, "sampler", "")   # of policies that name none
 
     def op(self, o, w:int, a:int)->float:
         "Of an operation at its bits."
@@ -53,21 +55,22 @@ class Price:
 
 # %% ../../nbs/05_evaluation/07_cost.ipynb #87706f3a
 @patch
-def nfe(self:Price, steps:int)->int:
+def nfe(self:Price, steps:int, sampler:str="")->int:
     "Evaluations of the network (NFE) for an image of so many steps."
-    return self.passes * len(self.steps_of_calls(steps))
+    return self.passes * len(steps_of_calls(sampler or self.sampler, steps))
 
 @patch
-def calls(self:Price, steps:int)->int:
+def calls(self:Price, steps:int, sampler:str="")->int:
     "Calls of the denoiser in so many steps; 1 if the price is not one of steps."
-    return len(self.steps_of_calls(steps)) if self.per_step else 1
+    return len(steps_of_calls(sampler or self.sampler, steps)) if self.per_step else 1
 
 @patch
 def tables(self:Price,
     policy:Policy,
 )->list:            # of (table, number of calls of the denoiser that use it)
     "The precision tables in use. Raises `TmpqError` if an operation has no bits."
-    used = Counter(policy.schedule[i] if policy.schedule else 0 for i in self.steps_of_calls(len(policy)))
+    steps = steps_of_calls(policy.sampler or self.sampler, len(policy))
+    used = Counter(policy.schedule[i] if policy.schedule else 0 for i in steps)
     for i in used:
         missing = next((o.name for o in self.ops if o.name not in policy.tables[i]), None)
         require(missing is None, "policy: tables",
@@ -80,10 +83,11 @@ def cheapest(self:Price,
     bits,              # the precisions to choose from
     steps:int,         # the fewest steps
     float_ops=(),      # names of operations that stay in floating point
+    sampler:str="",    # the model's own if ''
 )->float:
     "Of the cheapest policy."
     table = {o.name: (FP, FP) if o.name in float_ops else (min(bits),) * 2 for o in self.ops}
-    return self.calls(steps) * self.of_table(table)
+    return self.calls(steps, sampler) * self.of_table(table)
 
 @patch
 def uniform(self:Price,
@@ -118,7 +122,7 @@ def macs(
 )->int:                    # for one image
     "Multiply-accumulates."
     once = sum(o.macs for o in getattr(den, "ops", den))
-    return once if policy is None else BitOPs(den).nfe(len(policy)) * once
+    return once if policy is None else BitOPs(den).nfe(len(policy), policy.sampler) * once
 
 # %% ../../nbs/05_evaluation/07_cost.ipynb #9ba0a094
 def bitops(
@@ -305,7 +309,7 @@ def cost_table(
 )->list:              # one dict for each operation, in the order of execution; MACs and BitOPs are of all steps
     "What each operation costs under a policy."
     price = BitOPs(den)
-    tables, nfe = price.tables(policy), price.nfe(len(policy))
+    tables, nfe = price.tables(policy), price.nfe(len(policy), policy.sampler)
     def row(o):
         bits = sorted({tuple(table[o.name]) for table, _ in tables})
         spent = sum(n * price.op(o, *table[o.name]) for table, n in tables)

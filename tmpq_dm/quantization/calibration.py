@@ -238,7 +238,7 @@ def calibrate(
     "Calibrate every precision at once, block by block. Raises `TmpqError` for what cannot be calibrated."
     prepare(net, settings, policy)
     s = replace(settings, alone=net.alone)
-    whole = identity(net) | asdict(s) | dict(sampler=net.sampler, guidance=net.guidance)
+    whole = identity(net) | asdict(s) | dict(sampler=net.denoiser.sampler, guidance=net.guidance)
     rng, done = random.Random(s.seed), []
     finished = pick_up(net, Path(out), whole, rng) if out else []
     x, t, cond = calibration_data(net.denoiser, s.num_samples, seed=s.seed, times=s.times)

@@ -121,7 +121,7 @@ def fit_policy(
     most:int=None,  # samples that pass through the network at once; None: all
 )->Tensor:          # as `fit_outputs` returns it
     "Fit the corrections of the policy that is set, on `IMAGES` images of full precision and of the policy."
-    found = walk(net.denoiser, net.policy.timesteps, starts(net, IMAGES, seed=55_555), most)
+    found = walk(net.denoiser.sampled_by(net.sampler), net.policy.timesteps, starts(net, IMAGES, seed=55_555), most)
     def predict(m):
         net.set_step(m.step, net.policy.timesteps[m.step])
         return asked(net, m.x, m.t, m.cond, most)

@@ -66,6 +66,7 @@ class QuantizedNetwork(Guided):
         unknown = set(float_ops) - {o.name for o in denoiser.ops}
         require(not unknown, "float_ops", f"the model has no operations {sorted(unknown)[:3]}; see Denoiser.ops")
         self.denoiser, self.float_ops, self.split = denoiser, tuple(float_ops), split
+        self.scheduler = denoiser.scheduler      # while no policy is set; then the policy's sampler
         self.bits, self.observers = tuple(sorted(bits, reverse=True)), [weight_observer, act_observer]
         self.model, self.sites = with_quantizers(denoiser, split)
         self.scratch, self.clock, self.calls = Scratch(), Clock(), 0
@@ -87,7 +88,6 @@ class QuantizedNetwork(Guided):
 
     ops = property(lambda self: self.denoiser.ops)
     shape = property(lambda self: self.denoiser.shape)
-    scheduler = property(lambda self: self.denoiser.scheduler)
     fingerprint = property(lambda self: self.denoiser.fingerprint)
     conditions = property(lambda self: self.denoiser.conditions)
     guidance = property(lambda self: self.denoiser.guidance)
@@ -163,6 +163,7 @@ def set_policy(
     "Become the model that `policy` describes. Raises `TmpqError` if the policy does not fit."
     check_policy(self, policy)
     new, self.policy = policy != self.policy, None # until all is set: an interrupted call has set no policy
+    self.scheduler = self.denoiser.sampled_by(policy.sampler).scheduler
     if new: self.forget()                          # what was looked up was for the timesteps of another policy
     set_table(self, policy.bits(0))
     self.policy = policy

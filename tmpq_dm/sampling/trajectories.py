@@ -85,9 +85,16 @@ class Guided:
     @property
     def sampler(self): return sampler_name(self.scheduler)
 
-    def steps_of_calls(self, n:int)->tuple:
+    def steps_of_calls(self, n:int, sampler:str="")->tuple:
         "For each call in a schedule of n timesteps, the step that it belongs to."
-        return steps_of_calls(self.scheduler, n)
+        return steps_of_calls(sampler or self.sampler, n)
+
+    def sampled_by(self, name:str):
+        "The same with another sampler, one of `SAMPLERS`; '' for its own. Raises `TmpqError` for one that does not fit."
+        if name in ("", self.sampler): return self
+        other = copy.copy(self)
+        other.scheduler = sampler_of(self.scheduler, name)
+        return other
 
 # %% ../../nbs/02_sampling/02_trajectories.ipynb #cell-011
 def is_random(scheduler)->bool:
@@ -115,7 +122,7 @@ class Course:
         self.scheduler = s
         self.x = noise * getattr(s, "init_noise_sigma", 1.0)
         self.call = 0
-        self.steps = steps_of_calls(s, len(timesteps))
+        self.steps = steps_of_calls(sampler_name(s), len(timesteps))
         self.generators = generators_of(noise) if is_random(s) else None
         self.show()
 
