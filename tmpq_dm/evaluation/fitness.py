@@ -38,12 +38,12 @@ class Fitness:
         features=None,        # feature network
         statistics=None,      # of real images
         reference=None,       # of full precision: samples (n, C, H, W) for 'trajectory', features (n, d) for 'paired'
-        calls_made:int=0,     # calls of the network that the reference took, images × steps
+        reference_nfe:int=0,  # evaluations of the network that the reference took
         decode:bool=True,     # judge images; False: latents as they are
     ):
         self.name, self.noise, self.batch_size, self.decode = name, noise, batch_size, decode
         self.features, self.statistics, self.reference = features, statistics, reference
-        self.failed, self.calls_made = 0, calls_made
+        self.failed, self.reference_nfe = 0, reference_nfe
         self.real_pairs = pairs_mean(statistics["features"]) if name == "kid" else None
 
     def score(self, images:Tensor)->float:
@@ -113,5 +113,5 @@ def make_fitness(
     decode = name != "trajectory" or den.decoder is None
     images = sample(den, timesteps, noise, batch_size=batch_size, decode=decode)
     reference = images if name == "trajectory" else extract(features, images)
-    calls = num_images * den.passes * len(den.steps_of_calls(len(timesteps)))
-    return Fitness(name, noise, batch_size, features, statistics, reference, calls, decode)
+    nfe = num_images * den.passes * len(den.steps_of_calls(len(timesteps)))
+    return Fitness(name, noise, batch_size, features, statistics, reference, nfe, decode)

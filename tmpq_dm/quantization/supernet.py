@@ -41,7 +41,7 @@ class Supernet(QuantizedNetwork):
         "Correct the outputs for the policy that is set, if the calibration says so."
         if self.settings is None: return               # an exported folder keeps its own corrections
         self.fits = None
-        if not self.settings.adapt or not self.policy: return
+        if not self.settings.adapt or not self.policy or not self.correcting: return
         try: self.fits = fit_policy(self, self.settings.batch_size)
         except BaseException:
             self.policy = None                         # interrupted: no policy is set

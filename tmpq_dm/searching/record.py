@@ -44,6 +44,7 @@ def read_lines(
     return entries, whole
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-009
+RUN_VERSION = 2
 BESIDE = {"supernet", "figures"}   # what the command line puts into a folder before the search begins
 
 def check_out(
@@ -70,22 +71,30 @@ class Record:
         check_out(self.folder)
         path, lines = self.folder/"run.json", self.folder/"evaluations.jsonl"
         if path.exists(): check_settings(path, settings)
-        else: write_json(path, dict(format_version=1, settings=settings))
+        else: write_json(path, dict(format_version=RUN_VERSION, settings=settings))
         self.entries, whole = read_lines(lines)
         if lines.exists() and lines.stat().st_size > whole: os.truncate(lines, whole)
-        self.known = {(tuple(e["genome"]), e["num_images"]): e for e in self.entries}
+        self.known = {(tuple(e["genome"]), e["rung"]): e for e in self.entries}
         self.file = open(lines, "ab")
 
-    def get(self, genome, num_images): return self.known.get((tuple(genome), num_images))
+    def get(self, genome, rung): return self.known.get((tuple(genome), rung))
+
+    def once(self, name:str, make):
+        "What `make` returns, ready for JSON; made once for a run, and then read."
+        path = self.folder and self.folder/f"{name}.json"
+        if path and path.exists(): return read_json(path)
+        found = make()
+        if path: write_json(path, found)
+        return found
 
     def add(self, **entry):
-        """Keep one evaluation: genome, num_images, fitness, cost, bitops, nfe, steps.
+        """Keep one evaluation: genome, rung, num_images, fitness, cost, bitops, nfe, steps.
 
         Raises `TmpqError` when the disk is full; earlier entries stay."""
         if not math.isfinite(entry["fitness"]): entry["fitness"] = None
         if self.file: self.write(to_line(entry))
         self.entries.append(entry)
-        self.known[tuple(entry["genome"]), entry["num_images"]] = entry
+        self.known[tuple(entry["genome"]), entry["rung"]] = entry
         return entry
 
     def write(self, line):
@@ -113,7 +122,7 @@ def check_settings(
 ):
     "Raise `TmpqError` naming the first setting that differs."
     found = read_json(path)
-    ours = isinstance(found, dict) and found.get("format_version") == 1
+    ours = isinstance(found, dict) and found.get("format_version") == RUN_VERSION
     require(ours, str(path), "is not a run of this version; choose another --out")
     there, here = flatten(found["settings"]), flatten(settings)
     for k in sorted(there | here, key=lambda k: k.count(".")):      # plain settings before what follows from them

@@ -10,6 +10,8 @@ import math, random, time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tqdm.auto import tqdm
+import torch
+from torch import Tensor
 from ..core.errors import require
 from ..core.files import write_json
 from ..core.trees import leaves
@@ -17,6 +19,7 @@ from ..policy import Policy
 from ..sampling.trajectories import noise_of
 from ..evaluation.cost import BitOPs, Price, as_budget, at_most
 from .space import SearchSpace
+from .budget import repair
 from .record import Record, fitness_of
 from .evolution import (PRESETS, SIZES, Evaluator, OutOfNFE, SearchSettings, child, front,
                                          make_toolbox, repair_and_spend)
@@ -42,7 +45,8 @@ class Run:
     "What a search found."
     space:SearchSpace
     settings:SearchSettings
-    best:Found
+    best:Found                       # of common practice, if nothing beat that
+    practice:Found                   # the best of common practice on the same rung; None if none was judged
     front:list                       # of `Found`, cheapest first
     evaluations:list                 # entries of the record
     logbook:object                   # DEAP's: NFE, evaluations and best fitness after each generation
@@ -54,6 +58,11 @@ class Run:
     @property
     def budget(self): return self.settings.budget
 
+    @property
+    def beaten(self):
+        "Whether the search beat common practice on the last rung; None if there was none to beat."
+        return None if self.practice is None else self.best != self.practice
+
 # %% ../../nbs/07_searching/06_run.ipynb #cell-020
 def describe_fitness(fitness)->dict:
     "What identifies a fitness: its name, the noise it draws from, and the real images it compares with."
@@ -63,7 +72,8 @@ def describe_fitness(fitness)->dict:
     for k, v in (getattr(fitness, "statistics", None) or {}).items():
         if k in ("mu", "sigma"): parts[k] = v
     means = {k: round(float(v.double().abs().mean()), 9) for k, v in parts.items() if hasattr(v, "double")}
-    return dict(name=getattr(fitness, "name", type(fitness).__name__)) | means
+    number = dict(images=len(noise)) if noise is not None else {}
+    return dict(name=getattr(fitness, "name", type(fitness).__name__)) | number | means
 
 def calibration_of(net)->dict:
     "How a supernet was calibrated; empty for what is no supernet."
@@ -78,7 +88,7 @@ def check_preset(preset:str, population=None):
             f"is {population}; the published algorithm needs a multiple of 10")
 
 def choose_settings(
-    space, fitness, price:Price, budget:float,
+    space, fitness, final, price:Price, budget:float,
     preset="default", num_images=None, max_nfe=None,
     **given,       # further fields of `SearchSettings`; None: the preset's
 )->SearchSettings:
@@ -94,29 +104,37 @@ def choose_settings(
     for name, n in dict(num_images=num_images, max_nfe=max_nfe, **given).items():
         require(n is None or name not in COUNTS or n >= 1, f"search: {name}", f"is {n}; give at least 1")
     sizes = SIZES[preset] if max_nfe else SIZES[preset] | dict(generations=20)
-    return SearchSettings(space.describe(), describe_fitness(fitness), calibration_of(space.net),
-                          dict(name=price.name, unit=price.unit), budget, num_images, preset, max_nfe, **sizes | given)
+    return SearchSettings(space.describe(), describe_fitness(fitness), describe_fitness(final) if final else {},
+                          calibration_of(space.net), dict(name=price.name, unit=price.unit), budget, num_images,
+                          preset, max_nfe, **sizes | given)
 
 OWN_OPTIONS = dict(published={"population", "generations", "seed", "fit", "vary"})
-OWN_OPTIONS["default"] = OWN_OPTIONS["published"] | {"parents", "fraction"}
+OWN_OPTIONS["practice"] = OWN_OPTIONS["published"] | {"fraction"}
+OWN_OPTIONS["default"] = OWN_OPTIONS["practice"] | {"parents", "practice", "sensitivity"}
 COUNTS = ("num_images", "max_nfe", "population", "generations", "parents", "fraction")
 
 # %% ../../nbs/07_searching/06_run.ipynb #cell-021
 def conclude(
     ev:Evaluator, logbook, out, started,
 )->Run:
-    "Choose the best of the last rung, and the front of those before; write `front.json` and `best/policy.json`."
+    "Choose the best of the last rung, and the front of rung 1; write them, and the best of common practice."
     check_found(ev)
-    best = ev.order[tuple(ev.best(1)[0]), ev.images()]
-    judged = front(ev.entries(min(ev.settings.num_images, ev.images())))
-    policies = [policy_of_entry(ev.space, e) for e in judged]
-    run = Run(ev.space, ev.settings, policy_of_entry(ev.space, best), policies, list(ev.order.values()), logbook,
-              ev.nfe, 0.0, ev.seconds, out)
-    if out:
-        write_json(out/"best/policy.json", run.best.to_dict())
-        write_json(out/"front.json", [p.to_dict() for p in run.front])
+    rung = ev.rung()
+    best, *_ = ranked = [ev.order[tuple(g), rung] for g in ev.best(len(ev.order), rung)]
+    common = next((e for e in ranked if tuple(e["genome"]) in ev.practice), None)
+    best, common = found_of(ev, best), common and found_of(ev, common)
+    policies = [found_of(ev, e) for e in front(ev.entries(min(1, rung)))]
+    run = Run(ev.space, ev.settings, best, common, policies, list(ev.order.values()), logbook, ev.nfe, 0.0,
+              ev.seconds, out)
+    if out: write_run(run)
     run.seconds_total = time.perf_counter() - started
     return run
+
+def write_run(run:Run):
+    "Write what was found into the folder of a run."
+    write_json(run.out/"best/policy.json", run.best.to_dict())
+    if run.practice: write_json(run.out/"practice/policy.json", run.practice.to_dict())
+    write_json(run.out/"front.json", [p.to_dict() for p in run.front])
 
 def check_found(ev:Evaluator):
     "Raise `TmpqError` if nothing was evaluated, or to no use."
@@ -126,12 +144,16 @@ def check_found(ev:Evaluator):
             "allow more, or fewer images or steps")
     require(any(math.isfinite(fitness_of(e)) for e in ev.order.values()), "search: fitness",
             f"is not finite for any of {len(ev.order)} evaluations; use more bits or steps, or another fitness")
+    require(ev.entries(ev.rung()), "search: max_nfe", f"{ev.max_nfe} evaluations of the network do not suffice for "
+            "one policy within the budget; allow more, or fewer images or steps")
 
-def policy_of_entry(space, entry)->Found:
-    "The policy of an evaluation, with what was measured of it."
-    p = space.decode(tuple(entry["genome"]))
+def found_of(ev, entry)->Found:
+    "The policy of an evaluation, with what was measured of it, and its name if it is common practice."
+    genome = tuple(entry["genome"])
+    p = ev.space.decode(genome)
     measured = {k: entry[k] for k in ("fitness", "cost", "bitops", "num_images")}
-    return Found(p.timesteps, p.tables, p.schedule, p.model, measured, p.sampler, p.guidance, space.net)
+    if genome in ev.practice: measured["practice"] = str(ev.practice[genome])
+    return Found(p.timesteps, p.tables, p.schedule, p.model, measured, p.sampler, p.guidance, ev.space.net)
 
 # %% ../../nbs/07_searching/06_run.ipynb #cell-023
 def search(
@@ -139,11 +161,12 @@ def search(
     fitness,               # `fitness(net, policy, num_images) -> float`, lower is better; see `make_fitness`
     budget=None,           # `Budget`, share of W8A8 at 100 steps, or number of BitOPs; None: W6A6 at the most steps
     out=None,              # folder of the run; None: in memory
-    preset:str="default",  # our algorithm, or 'published'
-    num_images:int=None,   # for an evaluation; all of the fitness's if None; ours judges the best few on all in the end
+    preset:str="default",  # our algorithm, 'published', or 'practice': common practice only
+    num_images:int=None,   # for an evaluation; all of the fitness's if None
     max_nfe:int=None,      # evaluations of the network in all: images × steps, twice under guidance; None: no limit
     population:int=None, generations:int=None,   # the preset's if None
     seed:int=0,
+    final=None,            # a fitness on fresh noise, by which the winner is chosen; None: by the search's own
     progress:bool=True,
     fit=repair_and_spend, vary=child,    # functions, see `make_toolbox`
     **options,             # further fields of `SearchSettings`, for ablations
@@ -152,17 +175,28 @@ def search(
     another run."""
     budget = as_budget(at_most(BitOPs(space.net).uniform(6, space.steps[1])) if budget is None else budget)
     price = budget.price(space.net)
-    settings = choose_settings(space, fitness, price, budget.resolve(space.net), preset, num_images, max_nfe,
+    settings = choose_settings(space, fitness, final, price, budget.resolve(space.net), preset, num_images, max_nfe,
                                population=population, generations=generations, seed=seed,
                                fit=fit.__name__, vary=vary.__name__, **options)
-    space.repair(space.cheapest(), settings.budget, price, random.Random(0))      # refuses a budget that is too small
+    repair(space, space.cheapest(), settings.budget, price, random.Random(0))      # refuses a budget that is too small
     record, started = Record(asdict(settings), out), time.perf_counter()
     with tqdm(total=max_nfe, desc="searching", unit=" NFE", disable=None if progress else True) as bar:
-        ev = Evaluator(space, fitness, record, settings, price, bar)
+        ev = Evaluator(space, rungs_of(fitness, final, settings), record, settings, price, bar)
         logbook = evolve(ev, fit, vary)
     return conclude(ev, logbook, Path(out) if out else None, started)
 
 # %% ../../nbs/07_searching/06_run.ipynb #cell-024
+def rungs_of(fitness, final, settings)->list:
+    "Each rung's fitness and number of images. Raises `TmpqError` if the last would see noise that was seen before."
+    n = settings.num_images
+    few = n if settings.fraction == 1 else min(n, max(2, n // settings.fraction))
+    rungs = [(fitness, few), (fitness, n)]
+    if final is None: return rungs
+    noise, own = (noise_of(f.noise) if hasattr(f, "noise") else None for f in (final, fitness))
+    seen = isinstance(noise, Tensor) and isinstance(own, Tensor) and torch.equal(noise[:1], own[:1])
+    require(not seen, "search: final", "has the noise of the search; make it with another seed")
+    return [*rungs, (final, len(final.noise))]
+
 def evolve(
     ev:Evaluator, fit, vary,
 ):                    # DEAP's logbook: NFE, evaluations and best fitness after each generation
@@ -172,7 +206,7 @@ def evolve(
     generations = PRESETS[ev.settings.preset](ev, make_toolbox(ev, rng, fit, vary), rng)
     try:
         for i, _ in enumerate(generations):
-            if not ev.order: continue
+            if not ev.best(1): continue
             best = ev.best(1)[0].fitness.values[0]
             logbook.record(generation=i, nfe=ev.nfe, evaluations=len(ev.order), best=best)
     except OutOfNFE: pass
