@@ -193,26 +193,40 @@ def budget_of(a):
             "is missing; measure this machine with tmpq-dm latency, and give the file")
     if a.budget_bytes is not None: return at_most_bytes(a.budget_bytes)
     if a.budget_joules is not None: return at_most_joules(a.budget_joules)
-    if a.budget_seconds is None: return as_budget(a.budget_bitops or "0.1")
+    if a.budget_seconds is None: return as_budget(a.budget_bitops or "0.05")
     from tmpq_dm.deployment.latency import Machine
     return Machine.load(a.machine).at_most_seconds(a.budget_seconds)
 
-def fitness_of_search(a, den, features, statistics):
-    "The fitness that was asked for; if none was, the distance to real images where there are any."
+def fitness_of_search(a, den, features, statistics)->tuple:
+    """The fitness that was asked for (if none was, the distance to real images where there are any), and the one on
+    fresh noise by which the winner is chosen; None with --final-images 0."""
     from tmpq_dm.evaluation.fitness import make_fitness
     name = a.fitness or ("trajectory" if statistics is None else "paired")
     fits = features is None or features.shape in (None, den.shape)
     require(name == "trajectory" or fits, a.model, f"draws images {tuple(den.shape)}, the features are of "
             f"{tuple(getattr(features, 'shape', None) or ())}; use --fitness trajectory")
-    last_rung = 1 if name == "trajectory" else 4     # its reference takes NFE, and it ranks well on few images
-    return make_fitness(name, den, num_images=last_rung * a.num_images, seed=a.seed + 1, features=features,
-                        statistics=statistics, batch_size=a.batch)
+    kw = dict(features=features, statistics=statistics, batch_size=a.batch)
+    reference = 4 if name == "paired" else 1      # the distance at so many more images is estimated
+    fitness = make_fitness(name, den, num_images=reference * a.num_images, seed=a.seed + 1, **kw)
+    number = (a.num_images if name == "trajectory" else 512) if a.final_images is None else a.final_images
+    if number == 0: return fitness, None
+    last = "frechet" if name == "paired" else name      # the same distance, on as many images as it needs
+    return fitness, make_fitness(last, den, num_images=number, seed=a.seed + 1001, **kw)
+
+def samplers_of_search(a, den)->tuple:
+    "The samplers to choose from: those that were named, or all that draw no noise of their own."
+    if a.samplers: return tuple(a.samplers.split(","))
+    fixed = a.sampler or a.preset == "published" or den.sampler == "flow"
+    return (den.sampler,) if fixed else DETERMINISTIC
+
+DETERMINISTIC = "ddim", "dpm++", "dpm++3", "heun"
 
 def run_search(a):
     "Calibrate if need be, then search; returns (denoiser, supernet, run)."
     from tmpq_dm.evaluation.cost import check_budget
     from tmpq_dm.analysis.grouping import quadratic_groups
     from tmpq_dm.models.reference import open_denoiser
+    from tmpq_dm.searching.practice import crowding
     from tmpq_dm.searching.record import check_out
     from tmpq_dm.searching.run import check_preset, search
     from tmpq_dm.searching.space import SearchSpace
@@ -225,9 +239,12 @@ def run_search(a):
     check_budget(den, budget, bits, lo)
     real = real_images(a.model, a.real, a.real_size)
     net = supernet_of_run(den, a, bits)
-    space = SearchSpace(net, quadratic_groups(hi, den.num_train_timesteps), bits, steps=(lo, hi))
-    run = search(space, fitness_of_search(a, den, *real), budget, a.out, a.preset, a.num_images, a.max_nfe,
-                 a.population, a.generations, a.seed)
+    groups = quadratic_groups(hi, den.num_train_timesteps)
+    per_group = 1 if a.preset == "published" else crowding(groups, (lo, hi), den.num_train_timesteps)
+    space = SearchSpace(net, groups, bits, (lo, hi), per_group, samplers_of_search(a, den), a.segments)
+    fitness, final = fitness_of_search(a, den, *real)
+    run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_nfe, a.population, a.generations, a.seed,
+                 final)
     return den, net, run
 
 def cmd_search(a):
@@ -235,8 +252,21 @@ def cmd_search(a):
     from tmpq_dm.searching.report import report
     den, net, run = run_search(a)
     save_figures(run, net, a.out)
-    best = run.best
-    show(a, best.to_dict(), f"best: {len(best)} steps, {best.measured}\n{a.out}/best/policy.json\n{report(a.out)}")
+    rows = [f"best             {told(run.best, run.settings.price)}"]
+    if run.practice: rows.append(f"common practice  {told(run.practice, run.settings.price)}")
+    if run.beaten is False: rows.append("nothing beat common practice, which is therefore the result")
+    practice = run.practice and run.practice.to_dict()
+    show(a, run.best.to_dict() | dict(practice=practice, beaten=run.beaten),
+         "\n".join([*rows, f"{a.out}/best/policy.json", str(report(a.out))]))
+
+def told(policy, price:dict)->str:
+    "What a search measured of a policy, in one line."
+    from tmpq_dm.evaluation.cost import with_prefix
+    m = policy.measured
+    cost = f"{with_prefix(m['cost'], price['unit'] or 'BitOPs')}"
+    what = m.get("practice", f"{policy.sampler}, {len(policy)} steps")
+    return f"fitness {m['fitness']:.4g} on {m['num_images']} images, {cost}: {what}"
+
 
 # %% ../nbs/09_cli.ipynb #cell-015
 def save_figures(run, net, out):
@@ -364,10 +394,11 @@ def cmd_report(a):
 # %% ../nbs/09_cli.ipynb #cell-019
 def demo_args(a)->argparse.Namespace:
     "The arguments of the demo's search: `tmpq-dm search reference`, small with --quick."
-    small = ["--bits", "4,6,8", "--steps", "5-12", "--num-samples", "64", "--iterations", "8", "--num-images", "32",
-             "--max-nfe", "16000"]
-    size = small if a.quick else ["--max-nfe", "80000"]
-    return make_parser().parse_args(["search", "reference", "--out", a.out, "--seed", str(a.seed), *size])
+    small = ["--num-samples", "64", "--iterations", "8", "--num-images", "32", "--final-images", "64",
+             "--samplers", "ddim,dpm++", "--steps", "5-7", "--max-nfe", "12000"]
+    size = small if a.quick else ["--steps", "5-10", "--max-nfe", "80000"]
+    search = ["search", "reference", "--out", a.out, "--seed", str(a.seed), "--budget-bitops", "0.0251"]
+    return make_parser().parse_args([*search, *size])
 
 # %% ../nbs/09_cli.ipynb #cell-020
 def demo_analysis(den, out, num_images, seed):
@@ -431,15 +462,16 @@ def cmd_demo(a):
     show(a, found | dict(report=str(page)), "\n".join(text))
 
 def demo_comparison(a, den, net, run)->tuple:
-    "Full precision, W8A8 and the compressed model side by side: what was measured, and a figure of their samples."
+    "Full precision, common practice and the compressed model: what was measured, and a figure of their samples."
     from tmpq_dm.core.plotting import sample_sheet, save_fig
     from tmpq_dm.deployment.exported_folder import denoiser_of, load_compressed
     from tmpq_dm.sampling.schedulers import uniform_timesteps
     from tmpq_dm.sampling.trajectories import grid
     out, ts = Path(a.out), uniform_timesteps(100, den.num_train_timesteps)
-    full, w8a8 = (Policy.uniform(den.ops, ts, b, b, den.fingerprint) for b in (FP, 8))
     compressed = denoiser_of(load_compressed(out/"model"))
-    rows = {"full precision": (den, full), "W8A8": (net, w8a8), "found": (compressed, run.best)}
+    rows = {"full precision": (den, Policy.uniform(den.ops, ts, FP, FP, den.fingerprint))}
+    if run.practice: rows["common practice"] = (net, run.practice)
+    rows["found"] = (compressed, run.best)
     found, images = compare(rows, 64 if a.quick else 384, a.seed + 2, *real_images("reference"))
     sheet = sample_sheet({name: grid(x, 16) for name, x in images.items()})
     write_json(out/"summary.json", found)
@@ -499,7 +531,13 @@ OPTIONS = {     # that several commands have, or that need no more than this
                    "file like one; options on the command line take precedence"),
     "fitness": dict(choices=("trajectory", "paired", "frechet", "kid", "is"), help="what to minimise (default: paired, "
                     "a Fréchet distance for few images, if there is a real side; else trajectory)"),
-    "preset": dict(default="default", choices=("default", "published"), help="our algorithm, or that of the paper"),
+    "preset": dict(default="default", choices=("default", "published", "practice"), help="our algorithm, that of the "
+                   "paper, or only what can be had without a search"),
+    "samplers": dict(metavar="NAMES", help="what to choose the sampler from, such as ddim,dpm++ (default: the one "
+                     "that --sampler names, else ddim,dpm++,dpm++3,heun)"),
+    "segments": dict(type=count, default=1, help=f"parts of the schedule that have bits of their own {DEFAULT}"),
+    "final-images": dict(type=int, metavar="N", help="images of fresh noise by which the winner is chosen; 0 for "
+                         "none (default: 512, or as many as --num-images by trajectory error)"),
     "population": dict(type=count, help="individuals in a generation (default: the preset's)"),
     "generations": dict(type=count, help="generations (default: the preset's)"),
     "max-nfe": dict(type=count, default=100_000, help="function evaluations of the network (images x steps) that the "
@@ -508,7 +546,8 @@ OPTIONS = {     # that several commands have, or that need no more than this
 SAMPLING = "sampler", "guidance", "prompts", "device", "dtype"
 CALIBRATION = "num-samples", "iterations", "batch", "seed"
 REAL_OPTIONS = "real", "real-size"
-SEARCH_OPTIONS = "recipe", "supernet", "bits", "machine", "fitness", "preset", "population", "generations", "max-nfe"
+SEARCH_OPTIONS = ("recipe", "supernet", "bits", "machine", "samplers", "segments", "fitness", "final-images", "preset",
+                  "population", "generations", "max-nfe")
 
 # %% ../nbs/09_cli.ipynb #d3b53e13
 def add_analysis(commands):
@@ -531,21 +570,21 @@ def add_search(commands):
     p = add_command(commands, cmd_calibrate, "calibrate reference --bits 4,5,6,8 --out runs/supernet",
                     *SAMPLING, *CALIBRATION, "bits", model=MODEL)
     p.add_argument("--out", required=True, help="directory for the supernet")
-    p = add_command(commands, cmd_search, "search reference --out runs/mine --steps 6-16 --budget-bitops 0.1",
+    p = add_command(commands, cmd_search, "search reference --out runs/mine --steps 5-10 --budget-bitops 0.0251",
                     *SEARCH_OPTIONS, *REAL_OPTIONS, *SAMPLING, *CALIBRATION)
     p.add_argument("model", nargs="?", help=f"{MODEL}; none with --recipe")
     p.add_argument("--out", metavar="RUN",
                    help="directory of the run; the same command resumes it (default with --recipe: runs/NAME)")
-    p.add_argument("--steps", default="6-16", help=f"number of steps, or a range LO-HI to search in {DEFAULT}")
-    p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; our algorithm judges its "
-                   f"best few on four times as many, unless by trajectory error {DEFAULT}")
+    p.add_argument("--steps", default="5-12", help=f"number of steps, or a range LO-HI to search in {DEFAULT}")
+    p.add_argument("--num-images", type=count, default=64, help="images for each evaluation; our algorithm tries all "
+                   f"policies on a quarter of them first {DEFAULT}")
     add_budgets(p.add_mutually_exclusive_group())
     return p
 
 def add_budgets(p):
     "One option for each price."
     p.add_argument("--budget-bitops", metavar="R",
-                   help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default 0.1)")
+                   help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default 0.05)")
     for name, letter, what in (("bytes", "N", "the size of the compressed model"),
                                ("seconds", "S", "the predicted time of an image on this machine; needs --machine"),
                                ("joules", "J", "the energy of an image by a published model of the arithmetic")):

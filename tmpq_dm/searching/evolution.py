@@ -204,8 +204,7 @@ def published(
             mutants = [toolbox.legal(lambda: toolbox.mutate(rng.choice(parents), 0.25)) for _ in range(5*tenth)]
             children = [toolbox.legal(lambda: toolbox.mate(*rng.sample(parents, 2))) for _ in range(2*tenth)]
             pop = mutants + children + [toolbox.legal(toolbox.individual) for _ in range(3*tenth)]
-    last_rung(ev, toolbox)
-    yield
+    yield from last_rung(ev, toolbox)
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #845fee72
 def practice(
@@ -275,8 +274,7 @@ def default(
             yield
             seen.update(genomes)
             genomes = next_generation(ev, toolbox, rng, seen)
-    last_rung(ev, toolbox)
-    yield
+    yield from last_rung(ev, toolbox)
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #9270cabf
 def next_generation(
@@ -326,7 +324,7 @@ def longest_or_shortest(ev:Evaluator, n:int):
     return policy.replace(timesteps=tuple(range(n, 0, -1)), schedule=())
 
 def last_rung(ev:Evaluator, toolbox):
-    "Judge the best on fresh noise: two of common practice, and the best of all."
+    "Judge the best on fresh noise: two of common practice, and the best of all. Yields once if there is such a rung."
     if len(ev.rungs) < 3: return
     ranked = [tuple(g) for g in toolbox.select(len(ev.order), 1)]
     common = [g for g in ranked if g in ev.practice][:2]
@@ -334,6 +332,7 @@ def last_rung(ev:Evaluator, toolbox):
     mixed = [g for pair in zip(others, common) for g in pair] + others[len(common):] + common[len(others):]
     try: list(toolbox.map(toolbox.evaluate, mixed, repeat(2)))
     except OutOfNFE: pass
+    yield
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #8c7b7424
 def practice_only(
@@ -341,8 +340,7 @@ def practice_only(
 ):                    # yields after each part
     "Common practice, with the best of it judged on the last rung."
     with reserved(ev): yield from practice(ev, toolbox)
-    last_rung(ev, toolbox)
-    yield
+    yield from last_rung(ev, toolbox)
 
 PRESETS = dict(published=published, default=default, practice=practice_only)
 SIZES = dict(published=dict(population=50, generations=20), default=dict(population=24, generations=1000),
