@@ -274,9 +274,10 @@ def save_figures(run, net, out):
     import matplotlib.pyplot as plt
     from tmpq_dm.core.plotting import save_fig
     from tmpq_dm.searching.report import plot_bits, plot_front, plot_progress
-    figures = dict(front=plot_front(run.evaluations, run.front, run.budget, price=run.settings.price),
+    figures = dict(front=plot_front(run.evaluations, run.front, run.budget, price=run.settings.price,
+                                    practice=run.practice_front),
                    bits=plot_bits(run.best, net.ops, run.space.groups, net.num_train_timesteps),
-                   progress=plot_progress(run.evaluations, run.front[0].measured["num_images"]))
+                   progress=plot_progress(run.evaluations, run.budget))
     paths = {name: save_fig(fig, name, Path(out)/"figures")[-1] for name, fig in figures.items()}
     plt.close("all")
     return paths

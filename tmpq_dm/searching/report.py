@@ -18,27 +18,30 @@ from ..evaluation.cost import BitOPs, prefix_of, with_prefix
 from .record import fitness_of, read_lines
 
 # %% ../../nbs/07_searching/08_report.ipynb #cell-005
-def evaluated_on(entries, num_images)->list:
-    "The evaluations on so many images whose fitness is finite."
-    return [e for e in entries if e["num_images"] == num_images and math.isfinite(fitness_of(e))]
+def on_all_images(entries, budget=None)->list:
+    "The evaluations on all images of the search (rung 1), within a budget, whose fitness is finite."
+    finite = [e for e in entries if e["rung"] == 1 and math.isfinite(fitness_of(e))]
+    return [e for e in finite if budget is None or e["cost"] <= budget]
 
 # %% ../../nbs/07_searching/08_report.ipynb #cell-006
 def plot_front(
     entries:list,          # evaluations
-    front:list,            # policies of the front, with 'cost', 'fitness' and 'num_images' measured
+    front:list,            # policies of the front, with 'cost' and 'fitness' measured
     budget:float=None,     # drawn as a line
     name:str="fitness",
     price:dict=None,       # name and unit of the cost; BitOPs if None
+    practice=(),           # policies of the front of common practice
 ):                         # figure
     "Fitness against cost, with the front."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
-    points = evaluated_on(entries, front[0].measured["num_images"])
+    points = on_all_images(entries, budget)
     price = price or dict(name=BitOPs.name, unit=BitOPs.unit)
     prefix, scale = prefix_of(max(e["cost"] for e in points))
     with style():
         fig, ax = plt.subplots(figsize=(COLUMN, 2.4))
         dots = draw_front(ax, points, front, scale)
+        if practice: ax.plot(*coordinates(practice, scale), "x", color=RED, ms=5, mew=1.2, label="common practice")
         if budget: ax.axvline(budget/scale, color=RED, lw=0.9, ls=":", label="budget")
         fig.colorbar(dots, ax=ax, label="steps", ticks=MaxNLocator(5, integer=True))
         ax.set(xlabel=f"{price['name']} ({prefix}{price['unit']})", ylabel=name)
@@ -55,8 +58,7 @@ def draw_front(
 ):                 # the dots, for a colour bar
     "Evaluations coloured by their number of steps, and the line below which nothing was found."
     import matplotlib.pyplot as plt
-    costs = [p.measured["cost"]/scale for p in front]
-    values = [p.measured["fitness"] for p in front]
+    costs, values = coordinates(front, scale)
     steps = [e["steps"] for e in points]
     ax.step(costs, values, where="post", color="black", lw=0.9, label="front")
     dots = ax.scatter([e["cost"]/scale for e in points], [fitness_of(e) for e in points], c=steps, s=14,
@@ -66,6 +68,10 @@ def draw_front(
     return dots
 
 # %% ../../nbs/07_searching/08_report.ipynb #78de1ed4
+def coordinates(policies, scale:float)->tuple:
+    "Costs and fitness of policies."
+    return [p.measured["cost"]/scale for p in policies], [p.measured["fitness"] for p in policies]
+
 def draw_bits(
     ax,            # matplotlib axis
     table:dict,    # operation -> (bits, bits)
@@ -116,14 +122,14 @@ def plot_bits(
 # %% ../../nbs/07_searching/08_report.ipynb #cell-011
 def plot_progress(
     entries:list,        # evaluations in the order they were made
-    num_images:int,      # those on so many are shown
+    budget:float=None,   # those within it are shown
     name:str="fitness",
 ):                       # figure
     "Every full evaluation and the best so far, against the NFE."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import FuncFormatter, MaxNLocator
     nfe = list(accumulate(e["nfe"] for e in entries))
-    full = [(n, fitness_of(e)) for n, e in zip(nfe, entries) if evaluated_on([e], num_images)]
+    full = [(n, fitness_of(e)) for n, e in zip(nfe, entries) if on_all_images([e], budget)]
     xs, ys = zip(*full)
     with style():
         fig, ax = plt.subplots(figsize=(COLUMN, 2.2))
@@ -163,7 +169,7 @@ def image_html(path:Path, alt:str)->str:
 def comparison_rows(
     summary:dict,   # name -> what was measured; the first is full precision
 )->list:            # a row of texts for each: name, steps, BitOPs, how many times fewer, bytes, distance, error
-    "Full precision, W8A8 and the found policy side by side."
+    "Full precision, common practice and the found policy side by side."
     first, rows = next(iter(summary.values())), []
     for name, r in summary.items():
         fd = f"{r['fd']['value']:.2f} [{r['fd']['low']:.2f}, {r['fd']['high']:.2f}]"
@@ -219,7 +225,9 @@ def report(
     require(isinstance(info, dict) and "settings" in info, f"{folder}/run.json",
             "is not the record of a search; give the folder of a run")
     summary = folder/"summary.json"
-    parts = [heading_html(folder.name, entries, Policy.load(folder/"best/policy.json")),
+    found, common = (folder/name/"policy.json" for name in ("best", "practice"))
+    common = Policy.load(common) if common.exists() else None
+    parts = [heading_html(folder.name, entries, Policy.load(found), common),
              comparison(read_json(summary)) if summary.exists() else "",
              *figures_html(folder/"figures"),
              settings_html(info["settings"])]
@@ -227,16 +235,24 @@ def report(
     return folder/"report.html"
 
 # %% ../../nbs/07_searching/08_report.ipynb #d4f0ea91
-def heading_html(name:str, entries:list, best:Policy)->str:
-    "The head of the page, and what was found in one paragraph."
+def heading_html(name:str, entries:list, best:Policy, common=None)->str:
+    "The head of the page, and what was found in one paragraph, beside common practice."
     found = best.measured
     return (f"<!doctype html><meta charset=utf-8><title>tmpq-dm: {html.escape(name)}</title>"
             f"<style>{PAGE_STYLE}</style>\n"
-            f"<h1>A policy of {len(best)} steps</h1>\n"
+            f"<h1>A policy of {len(best)} steps, sampled by {html.escape(best.sampler or 'its own sampler')}</h1>\n"
             f"<p>{len(entries)} evaluations, {sum(e['nfe'] for e in entries):,} NFE. "
             f"Best: fitness {found['fitness']:.4g} on {found['num_images']} images "
             f"at {found['bitops']/1e9:,.2f} G BitOPs. "
-            f"Timesteps: <code>{' '.join(map(str, best.timesteps))}</code></p>")
+            f"Timesteps: <code>{' '.join(map(str, best.timesteps))}</code></p>\n{practice_html(best, common)}")
+
+def practice_html(best:Policy, common)->str:
+    "What common practice reaches on the same images, in one paragraph."
+    if common is None: return "<p>Nothing of common practice is within the budget, or none was judged.</p>"
+    m = common.measured
+    text = (f"<p>Common practice, without a search: fitness {m['fitness']:.4g} on {m['num_images']} images at "
+            f"{m['bitops']/1e9:,.2f} G BitOPs ({html.escape(str(m.get('practice', '')))}).</p>")
+    return text + ("<p>Nothing beat it, so it is the result.</p>" if best == common else "")
 
 TITLES = dict(samples="Samples, from the same noise", front="The front", bits="Bits and timesteps", progress="Progress",
               divergence="Where the features change")

@@ -48,6 +48,7 @@ class Run:
     best:Found                       # of common practice, if nothing beat that
     practice:Found                   # the best of common practice on the same rung; None if none was judged
     front:list                       # of `Found`, cheapest first
+    practice_front:list              # that of common practice alone
     evaluations:list                 # entries of the record
     logbook:object                   # DEAP's: NFE, evaluations and best fitness after each generation
     nfe:int                          # function evaluations of the network
@@ -123,8 +124,10 @@ def conclude(
     best, *_ = ranked = [ev.order[tuple(g), rung] for g in ev.best(len(ev.order), rung)]
     common = next((e for e in ranked if tuple(e["genome"]) in ev.practice), None)
     best, common = found_of(ev, best), common and found_of(ev, common)
-    policies = [found_of(ev, e) for e in front(ev.entries(min(1, rung)))]
-    run = Run(ev.space, ev.settings, best, common, policies, list(ev.order.values()), logbook, ev.nfe, 0.0,
+    judged = ev.entries(min(1, rung))
+    fronts = [[found_of(ev, e) for e in front(entries)]
+              for entries in (judged, [e for e in judged if tuple(e["genome"]) in ev.practice])]
+    run = Run(ev.space, ev.settings, best, common, *fronts, list(ev.order.values()), logbook, ev.nfe, 0.0,
               ev.seconds, out)
     if out: write_run(run)
     run.seconds_total = time.perf_counter() - started
