@@ -11,6 +11,7 @@ from tmpq_dm.analysis.grouping import equal_groups, quadratic_groups, uniform_gr
 from tmpq_dm.policy import BITS, Policy
 from tmpq_dm.core.errors import TmpqError
 from tmpq_dm.quantization.grid import OBSERVERS, WeightSets, levels, pack, unpack
+from tmpq_dm.searching.budget import repair, spend
 from tmpq_dm.searching.record import from_line, to_line
 from tmpq_dm.searching.space import SearchSpace
 
@@ -67,8 +68,9 @@ def spaces():
     net = NS(ops=ops, bits=(2, 4, 5, 8), fingerprint="f", num_train_timesteps=1000)
     grouped = SearchSpace(net, quadratic_groups(10))
     fewer_steps = SearchSpace(net, quadratic_groups(12), steps=(3, 12))
-    free = SearchSpace(net, steps=(1, 7), mode="free")
-    return grouped, fewer_steps, free
+    crowded = SearchSpace(net, quadratic_groups(8), steps=(3, 12), per_group=2, samplers=("ddim", "dpm++", "heun"))
+    free = SearchSpace(net, steps=(2, 7), segments=2)
+    return grouped, fewer_steps, crowded, free
 
 
 @given(seeds)
@@ -86,8 +88,8 @@ def test_repair_and_spend_keep_the_budget(seed, factor):
     for s in spaces():
         cost = BitOPs(s.net)
         budget = int(factor * cost(s.decode(s.cheapest())))
-        g = s.repair(s.random(rng), budget, cost, rng)
-        assert cost(s.decode(g)) <= cost(s.decode(s.spend(g, budget, cost, rng))) <= budget
+        g = repair(s, s.random(rng), budget, cost, rng)
+        assert cost(s.decode(g)) <= cost(s.decode(spend(s, g, budget, cost, rng))) <= budget
 
 
 @given(st.integers(2, 8), st.lists(st.integers(1, 5), min_size=1, max_size=4), seeds)
