@@ -199,7 +199,8 @@ def test_full_disk(tmp_path):
 
 def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
     args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-samples", "32", "--iterations", "0",
-            "--num-images", "8", "--max-nfe", "1400", "--fitness", "trajectory", "--budget-bitops", "1")
+            "--num-images", "8", "--max-nfe", "1400", "--fitness", "trajectory", "--budget-bitops", "1",
+            "--samplers", "ddim,dpm++", "--final-images", "0")
     whole, cut = tmp_path/"whole", tmp_path/"cut"
     assert (r := tmpq(*args, "--out", whole)).returncode == 0, r.stderr
     import signal, time
@@ -220,8 +221,8 @@ def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
 
 def test_a_run_keeps_its_supernet(tmp_path):
     from tmpq_dm import Supernet, open_denoiser
-    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-images", "8", "--max-nfe", "100",
-            "--fitness", "frechet", "--budget-bitops", "1", "--out", tmp_path/"run")
+    args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-images", "8", "--max-nfe", "200",
+            "--fitness", "frechet", "--samplers", "ddim", "--final-images", "16", "--budget-bitops", "1", "--out", tmp_path/"run")
     assert "holds no supernet" in refused(*args, "--supernet", tmp_path/"typo")
     assert not (tmp_path/"run").exists() and not (tmp_path/"typo").exists()
     for seed in (0, 1):
@@ -308,7 +309,7 @@ def test_a_recipe_is_the_whole_command(kind, tmp_path, monkeypatch, capsys):
     assert main(["search", "--recipe", "mine.json", "--json"]) == 0
     run = Path("runs")/small.name
     best = json.loads((run/"best/policy.json").read_text())
-    assert best == json.loads(capsys.readouterr().out)
+    assert best == json.loads(capsys.readouterr().out)["best"]
     assert best["sampler"] == small.sampler and small.guidance in (None, best["guidance"])
     model = [small.model, "--policy", f"{run}/best/policy.json"]
     assert main(["export", *model, "--out", "small"]) == 0

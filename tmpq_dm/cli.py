@@ -103,6 +103,8 @@ def chosen(
     from tmpq_dm.core.hub import read_prompts
     of_policy = policy if policy and policy.sampler else None
     sampler, guidance = a.sampler, a.guidance
+    require(not of_policy or sampler in (None, of_policy.sampler), "--sampler",
+            f"is {sampler}, and the policy was made for {of_policy and of_policy.sampler}; leave it out")
     if of_policy:
         if sampler is None: sampler = of_policy.sampler
         if guidance is None: guidance = of_policy.guidance or 1.0
@@ -256,7 +258,7 @@ def cmd_search(a):
     if run.practice: rows.append(f"common practice  {told(run.practice, run.settings.price)}")
     if run.beaten is False: rows.append("nothing beat common practice, which is therefore the result")
     practice = run.practice and run.practice.to_dict()
-    show(a, run.best.to_dict() | dict(practice=practice, beaten=run.beaten),
+    show(a, dict(best=run.best.to_dict(), practice=practice, beaten=run.beaten),
          "\n".join([*rows, f"{a.out}/best/policy.json", str(report(a.out))]))
 
 def told(policy, price:dict)->str:
