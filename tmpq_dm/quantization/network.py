@@ -71,8 +71,8 @@ class QuantizedNetwork(Guided):
         self.bits, self.observers = tuple(sorted(bits, reverse=True)), [weight_observer, act_observer]
         self.model, self.sites = with_quantizers(denoiser, split)
         self.scratch, self.clock, self.calls = Scratch(), Clock(), 0
-        self.policy, self.current = None, {}
-        self.correcting = self.corrected = True      # whether policies are corrected, and whether the present one was
+        self.policy, self.correct, self.current = None, True, {}
+        self.correcting = True      # False: policies are set without a correction, see `uncorrected`
         self.alone = None   # a precision table, while calibrating for that alone
         self.keys = None    # which grids serve a timestep outside the temporal block; None: one for all
         self.acts = {}      # (operation, operand) -> ActSets, filled by calibration
@@ -161,16 +161,17 @@ def set_table(
 def set_policy(
     self:QuantizedNetwork,
     policy:Policy,
+    correct:bool=True,  # fit a correction of its outputs, if a supernet does so; without one it costs no evaluations
 )->QuantizedNetwork:    # itself, to chain
     "Become the model that `policy` describes. Raises `TmpqError` if the policy does not fit."
     check_policy(self, policy)
-    new = (policy, self.correcting) != (self.policy, self.corrected)
-    self.policy, self.corrected = None, self.correcting    # until all is set: an interrupted call has set no policy
-    self.scheduler = self.denoiser.sampled_by(policy.sampler).scheduler
+    correct = correct and self.correcting
+    new, self.policy = policy != self.policy, None # until all is set: an interrupted call has set no policy
     if new: self.forget()                          # what was looked up was for the timesteps of another policy
+    self.scheduler = self.denoiser.sampled_by(policy.sampler).scheduler
     set_table(self, policy.bits(0))
-    self.policy = policy
-    if new: self.fit_to_policy()
+    changed, self.policy, self.correct = new or correct != self.correct, policy, correct
+    if changed: self.fit_to_policy()
     return self
 
 def check_policy(net, policy):

@@ -16,7 +16,7 @@ from ..policy import Policy
 from ..models.denoiser import Denoiser
 from .calibration import (SUPERNET_VERSION, CalibrationSettings, calibrate, dtype_of, identity,
     noise_schedule, read_tensors, write_tensors)
-from .correction import IMAGES, MOST_STEPS, fit_policy
+from .correction import calls_to_fit, fit_policy
 from .network import QuantizedNetwork, set_table
 
 # %% ../../nbs/06_quantization/08_supernet.ipynb #0248cee0
@@ -38,22 +38,22 @@ class Supernet(QuantizedNetwork):
         return self
 
     def fit_to_policy(self):
-        "Correct the outputs for the policy that is set, if the calibration says so."
+        "Correct the outputs for the policy that is set, as far as it helps, if the calibration and `set_policy` say so."
         if self.settings is None: return               # an exported folder keeps its own corrections
         self.fits = None
-        if not self.settings.adapt or not self.policy or not self.correcting: return
+        if not (self.settings.adapt and self.correct and self.policy): return
         try: self.fits = fit_policy(self, self.settings.batch_size)
         except BaseException:
             self.policy = None                         # interrupted: no policy is set
             raise
         set_table(self, self.policy.bits(0))
 
-    def adapting_calls(self,
-        steps:int,            # of a policy
+    def correction_nfe(self,
+        policy:Policy,
     )->int:
-        "The evaluations of the network that setting a policy takes (NFE)."
+        "The evaluations of the network (NFE) that correcting a policy takes."
         if self.settings is None or not self.settings.adapt: return 0
-        return 2 * IMAGES * self.passes * len(self.steps_of_calls(min(steps, MOST_STEPS)))
+        return calls_to_fit(self, len(self.steps_of_calls(len(policy), policy.sampler)))
 
 # %% ../../nbs/06_quantization/08_supernet.ipynb #cell-039
 @patch
