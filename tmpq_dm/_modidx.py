@@ -80,6 +80,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'tmpq_dm.cli.add_command': ('cli.html#add_command', 'tmpq_dm/cli.py'),
                              'tmpq_dm.cli.add_search': ('cli.html#add_search', 'tmpq_dm/cli.py'),
                              'tmpq_dm.cli.add_use': ('cli.html#add_use', 'tmpq_dm/cli.py'),
+                             'tmpq_dm.cli.against_practice': ('cli.html#against_practice', 'tmpq_dm/cli.py'),
                              'tmpq_dm.cli.bits_list': ('cli.html#bits_list', 'tmpq_dm/cli.py'),
                              'tmpq_dm.cli.budget_of': ('cli.html#budget_of', 'tmpq_dm/cli.py'),
                              'tmpq_dm.cli.chosen': ('cli.html#chosen', 'tmpq_dm/cli.py'),

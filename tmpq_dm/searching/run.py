@@ -136,7 +136,9 @@ def conclude(
 def write_run(run:Run):
     "Write what was found into the folder of a run."
     write_json(run.out/"best/policy.json", run.best.to_dict())
-    if run.practice: write_json(run.out/"practice/policy.json", run.practice.to_dict())
+    if run.practice:
+        write_json(run.out/"practice/policy.json", run.practice.to_dict())
+        write_json(run.out/"practice/front.json", [p.to_dict() for p in run.practice_front])
     write_json(run.out/"front.json", [p.to_dict() for p in run.front])
 
 def check_found(ev:Evaluator):
