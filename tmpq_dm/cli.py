@@ -221,7 +221,7 @@ def samplers_of_search(a, den)->tuple:
     fixed = a.sampler or a.preset == "published" or den.sampler == "flow"
     return (den.sampler,) if fixed else DETERMINISTIC
 
-DETERMINISTIC = "ddim", "dpm++", "dpm++3", "heun"
+DETERMINISTIC = "ddim", "dpm++", "dpm++3"      # Heun evaluates the network twice a step; whoever wants it names it
 
 def run_search(a):
     "Calibrate if need be, then search; returns (denoiser, supernet, run)."
@@ -469,14 +469,17 @@ def against_practice(a, net, run)->dict:
     "By how much what was found beats common practice, on noise that neither was chosen by; kept in RUN/practice."
     from tmpq_dm.evaluation.metrics import extract, generate
     from tmpq_dm.evaluation.paired import frechet_difference
+    from tmpq_dm.models.texture import texture_features, texture_statistics
     from tmpq_dm.sampling.trajectories import starts
     if run.practice is None: return dict(text="no common practice is within the budget")
     if not run.beaten: return dict(text="nothing beat common practice, which is therefore the result")
-    features, statistics = real_images("reference")
     noise = starts(net, 64 if a.quick else 2000, a.seed + 3)
-    both = [extract(features, generate(net, p, noise, progress=True)) for p in (run.best, run.practice)]
-    difference = frechet_difference(*both, statistics)
-    found = dict(text=f"found less common practice, from other noise: {difference}", **difference.to_dict())
+    both = [generate(net, p, noise, progress=True) for p in (run.best, run.practice)]
+    judges = dict(classifier=real_images("reference"), texture=(texture_features(), texture_statistics()))
+    gained = {name: frechet_difference(*(extract(network, x) for x in both), real)
+              for name, (network, real) in judges.items()}
+    text = "\n".join(f"found less common practice, judged by the {name}: {gained[name]}" for name in gained)
+    found = dict(text=text, **{name: m.to_dict() for name, m in gained.items()})
     write_json(Path(a.out)/"practice/difference.json", found)
     return found
 
@@ -552,8 +555,8 @@ OPTIONS = {     # that several commands have, or that need no more than this
                     "a Fréchet distance for few images, if there is a real side; else trajectory)"),
     "preset": dict(default="default", choices=("default", "published", "practice"), help="our algorithm, that of the "
                    "paper, or only what can be had without a search"),
-    "samplers": dict(metavar="NAMES", help="what to choose the sampler from, such as ddim,dpm++ (default: the one "
-                     "that --sampler names, else ddim,dpm++,dpm++3,heun)"),
+    "samplers": dict(metavar="NAMES", help="what to choose the sampler from, such as ddim,heun (default: the one that "
+                     "--sampler names, else ddim,dpm++,dpm++3)"),
     "segments": dict(type=count, default=1, help=f"parts of the schedule that have bits of their own {DEFAULT}"),
     "final-images": dict(type=int, metavar="N", help="images of fresh noise by which the winner is chosen; 0 for "
                          "none (default: 512, or as many as --num-images by trajectory error)"),
