@@ -66,7 +66,7 @@ def end_of(course, ask)->Tensor:
     while not course.done: course.move(ask(course))
     return course.x
 
-# %% ../../nbs/06_quantization/02_correction.ipynb #860d2780
+# %% ../../nbs/06_quantization/02_correction.ipynb #6033c820
 @torch.no_grad()
 def fit_outputs(
     course:Course,   # of the approximation; it is followed to its end
@@ -120,7 +120,7 @@ def weaker(
     none[:, 0] = 1
     return none.lerp(fits, strength) if strength else None
 
-# %% ../../nbs/06_quantization/02_correction.ipynb #83ed5572
+# %% ../../nbs/06_quantization/02_correction.ipynb #d009e38b
 KEPT, KNOWN = 4, WeakKeyDictionary()      # denoiser -> what it drew
 
 def fine_timesteps(net)->tuple:
@@ -142,7 +142,7 @@ def full_images(
         known[key] = image_of(net, end_of(course, asker(net.denoiser, timesteps, start, most)))
     return known[key]
 
-# %% ../../nbs/06_quantization/02_correction.ipynb #7357975d
+# %% ../../nbs/06_quantization/02_correction.ipynb #c4f71d30
 @torch.inference_mode(False)
 @torch.no_grad()
 def fit_policy(
