@@ -92,6 +92,19 @@ def distance_by_rows(
         return rows.mean(0).square().sum() + variance + sigma.trace() - 2 * cross
     return statistic
 
+# %% ../../nbs/05_evaluation/00_metrics.ipynb #99834bd3
+def frechet_statistic(
+    features:Tensor,     # (n, d) of generated images
+    statistics:dict,     # of real images: 'mu' (d,) and 'sigma' (d, d)
+):                       # called with a mask (n,), returns the distance
+    "The Fréchet distance from real images, for any of the generated ones. Raises `TmpqError` for unfit features."
+    check_statistics(features, statistics)
+    mu, sigma = statistics["mu"].double(), statistics["sigma"].double()
+    n, d = features.shape
+    if n < d: return distance_by_rows(features.double() - mu, sigma)
+    root2 = root(sigma)
+    return lambda keep: frechet_distance(*moments(features[keep]), mu, sigma, root2)
+
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #6f402e15
 def frechet(
     features:Tensor,        # (n, d) of generated images
@@ -99,14 +112,8 @@ def frechet(
     corrected:bool=False,   # estimate the distance at infinitely many images
 )->Measure:
     "The Fréchet distance from real images. Raises `TmpqError` for broken features or other statistics."
-    check_statistics(features, statistics)
-    mu, sigma = statistics["mu"].double(), statistics["sigma"].double()
-    n, d = features.shape
-    if n < d: statistic = distance_by_rows(features.double() - mu, sigma)
-    else:
-        root2 = root(sigma)
-        statistic = lambda keep: frechet_distance(*moments(features[keep]), mu, sigma, root2)
-    return measure("FD∞" if corrected else "FD", statistic, n, corrected)
+    statistic = frechet_statistic(features, statistics)
+    return measure("FD∞" if corrected else "FD", statistic, len(features), corrected)
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-033
 def cubic(
@@ -159,12 +166,12 @@ def group_sums(
         cross += which.T @ cubic(rows, y).sum(1)
     return pairs, cross, group.T @ own_kernels(x)
 
-# %% ../../nbs/05_evaluation/00_metrics.ipynb #4e35a249
-def kernel(
+# %% ../../nbs/05_evaluation/00_metrics.ipynb #dc91b714
+def kernel_statistic(
     features:Tensor,        # (n, d) of generated images
     real_features:Tensor,   # (m, d)
-)->Measure:
-    "The kernel distance from real images. Raises `TmpqError` for broken features."
+):                          # called with a mask (n,) of whole groups, returns the distance
+    "The kernel distance from real images, for any groups of the generated ones. Raises `TmpqError` if not finite."
     require_finite(features, "features")
     y_pairs, m = pairs_mean(real_features), len(real_features)
     pairs, cross, own = group_sums(features.double(), real_features.double())
@@ -172,7 +179,15 @@ def kernel(
         n, kept = keep.sum(), keep[:GROUPS].double()
         x_pairs = (kept @ pairs @ kept - kept @ own) / (n * (n - 1))
         return x_pairs + y_pairs - 2 * (kept @ cross) / (n * m)
-    return measure("KD", statistic, len(features))
+    return statistic
+
+# %% ../../nbs/05_evaluation/00_metrics.ipynb #4e35a249
+def kernel(
+    features:Tensor,        # (n, d) of generated images
+    real_features:Tensor,   # (m, d)
+)->Measure:
+    "The kernel distance from real images. Raises `TmpqError` for broken features."
+    return measure("KD", kernel_statistic(features, real_features), len(features))
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-041
 def classifier_score_of(
