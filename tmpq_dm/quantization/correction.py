@@ -15,23 +15,31 @@ from ..sampling.schedulers import even_timesteps
 from ..sampling.timekeys import TimeKeys, position
 
 # %% ../../nbs/06_quantization/02_correction.ipynb #cell-007
-def fit_step(
-    y:Tensor,           # (n, C, H, W) the approximation's output
-    target:Tensor,      # (n, C, H, W) full precision's, at the same samples
-)->Tensor:              # (2, C) slope a and offset c: a*y + c should be used in place of y
-    "The line that brings the output closest to a target, less where images disagree about it."
-    y, r = y.double().flatten(2), (target.double() - y.double()).flatten(2)
-    mean = y.mean((0, 2))
-    centred = y - mean[:, None]
-    slope = shrunk((centred * r).mean(2) / centred.square().mean((0, 2)).clamp(min=1e-12))
-    return torch.stack([1 + slope, shrunk(r.mean(2)) - slope * mean]).float()
+PULL = 1e-6
 
-def shrunk(
-    found:Tensor,       # (n, C) of each image
-)->Tensor:              # (C,)
-    "The mean over images, smaller where it is uncertain."
-    mean, variance = found.mean(0), found.var(0) / len(found)
-    return mean * mean.square() / (mean.square() + variance).clamp(min=1e-20)
+def fit_step(
+    course:Course,      # on which the output is to be used
+    y:Tensor,           # (n, C, H, W) the approximation's output there
+    target:Tensor,      # (n, C, H, W) the next sample as it should be
+)->Tensor:              # (2, C) slope a and offset c: a*y + c should be used in place of y
+    "What brings the next sample closest to a target. A slope is kept between 1/2 and 2, an offset between -1 and 1."
+    ac = neutral(y).requires_grad_()
+    def limited():      # inside the loss: the offset must fit the slope that is kept
+        return torch.stack([ac[0].clamp(0.5, 2), ac[1].clamp(-1, 1)])
+    opt = torch.optim.LBFGS([ac], max_iter=20, line_search_fn="strong_wolfe")
+    def loss():
+        opt.zero_grad()
+        error = course.after(apply(y, limited())) - target
+        away = (ac[0] - 1).pow(2) + ac[1].pow(2)
+        l = 1e4 * (error.pow(2).mean() + PULL * away.mean())      # scaled to suit the optimizer's tolerances
+        l.backward()
+        return l
+    with torch.enable_grad(): opt.step(loss)
+    return limited().detach()
+
+def neutral(y):
+    "Slope one, offset zero."
+    return torch.stack([y.new_ones(y.shape[1]), y.new_zeros(y.shape[1])])
 
 def apply(y, ac):
     "Slope and offset, (2, C) or (2, B, C), for every channel."
@@ -58,7 +66,7 @@ def end_of(course, ask)->Tensor:
     while not course.done: course.move(ask(course))
     return course.x
 
-# %% ../../nbs/06_quantization/02_correction.ipynb #3c5bbe3f
+# %% ../../nbs/06_quantization/02_correction.ipynb #6033c820
 @torch.no_grad()
 def fit_outputs(
     course:Course,   # of the approximation; it is followed to its end
@@ -68,7 +76,7 @@ def fit_outputs(
     fits = {}
     while not course.done:
         y = approx(course)
-        fit = fit_step(y, full(course))
+        fit = fit_step(course, y, course.after(full(course)))
         fits.setdefault(course.t, []).append(fit)
         course.move(apply(y, fit))
     return at_every_time(course.scheduler, fits)
@@ -112,7 +120,7 @@ def weaker(
     none[:, 0] = 1
     return none.lerp(fits, strength) if strength else None
 
-# %% ../../nbs/06_quantization/02_correction.ipynb #44e196af
+# %% ../../nbs/06_quantization/02_correction.ipynb #d009e38b
 KEPT, KNOWN = 4, WeakKeyDictionary()      # denoiser -> what it drew
 
 def fine_timesteps(net)->tuple:
@@ -134,7 +142,7 @@ def full_images(
         known[key] = image_of(net, end_of(course, asker(net.denoiser, timesteps, start, most)))
     return known[key]
 
-# %% ../../nbs/06_quantization/02_correction.ipynb #2457f4cd
+# %% ../../nbs/06_quantization/02_correction.ipynb #c4f71d30
 @torch.inference_mode(False)
 @torch.no_grad()
 def fit_policy(

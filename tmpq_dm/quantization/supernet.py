@@ -38,7 +38,7 @@ class Supernet(QuantizedNetwork):
         return self
 
     def fit_to_policy(self):
-        "Correct the outputs for the policy that is set, as far as it helps, if the calibration and `set_policy` say so."
+        "Correct the outputs for the policy that is set, as far as it helps, if it is wanted."
         if self.settings is None: return               # an exported folder keeps its own corrections
         self.fits = None
         if not (self.settings.adapt and self.correct and self.policy): return
