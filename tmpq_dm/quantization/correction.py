@@ -164,7 +164,8 @@ def fit_policy(
 def calls_to_fit(
     net,
     calls:int,      # for an image of the policy
+    scheduler,      # that samples it
 )->int:
     "The evaluations (NFE) of `fit_policy`, but for full precision's many steps, which are made once."
-    tried = len(STRENGTHS) + is_random(net.scheduler)
+    tried = len(STRENGTHS) + is_random(scheduler)
     return calls * net.passes * (2 * IMAGES[0] + tried * HELD_OUT[0])

@@ -53,7 +53,8 @@ class Supernet(QuantizedNetwork):
     )->int:
         "The evaluations of the network (NFE) that correcting a policy takes."
         if self.settings is None or not self.settings.adapt: return 0
-        return calls_to_fit(self, len(self.steps_of_calls(len(policy), policy.sampler)))
+        calls = len(self.steps_of_calls(len(policy), policy.sampler))
+        return calls_to_fit(self, calls, self.denoiser.sampled_by(policy.sampler).scheduler)
 
 # %% ../../nbs/06_quantization/08_supernet.ipynb #cell-039
 @patch
