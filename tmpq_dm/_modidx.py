@@ -1701,6 +1701,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'tmpq_dm/searching/evolution.py'),
                                              'tmpq_dm.searching.evolution.smaller_budget': ( '07_searching/evolution.html#smaller_budget',
                                                                                              'tmpq_dm/searching/evolution.py'),
+                                             'tmpq_dm.searching.evolution.warped': ( '07_searching/evolution.html#warped',
+                                                                                     'tmpq_dm/searching/evolution.py'),
                                              'tmpq_dm.searching.evolution.within_budget': ( '07_searching/evolution.html#within_budget',
                                                                                             'tmpq_dm/searching/evolution.py')},
             'tmpq_dm.searching.fidelity': { 'tmpq_dm.searching.fidelity.agreement': ( '07_searching/fidelity.html#agreement',
@@ -1937,4 +1939,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'tmpq_dm.searching.space.segment_of': ( '07_searching/space.html#segment_of',
                                                                                  'tmpq_dm/searching/space.py'),
                                          'tmpq_dm.searching.space.spread': ('07_searching/space.html#spread', 'tmpq_dm/searching/space.py'),
+                                         'tmpq_dm.searching.space.warp': ('07_searching/space.html#warp', 'tmpq_dm/searching/space.py'),
                                          'tmpq_dm.searching.space.whole': ('07_searching/space.html#whole', 'tmpq_dm/searching/space.py')}}}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from ..evaluation.cost import BitOPs, Price
 from ..quantization.network import uncorrected
-from .space import SearchSpace
+from .space import SearchSpace, mend, parts, warp, whole
 from .budget import repair, spend
 from .sensitivity import harm_of, sensitivity
 from .record import Record, fitness_of
@@ -220,14 +220,22 @@ def practice(
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-013
 def first_generation(
-    ev:Evaluator, toolbox,
+    ev:Evaluator, toolbox, rng,
 )->list:
-    "For each number of steps the best even list, with bits brought under the budget; then random genomes."
+    """For each number of steps the best even list, and warped ones, with bits brought under the budget; an eighth of
+    the genomes are random, all without common practice."""
     space, size = ev.space, ev.settings.population
     lists = even_lists(space).values() if ev.settings.practice else []
     tops = [min((p.genome(space) for p in ps), key=lambda g: toolbox.evaluate(g, 0)) for ps in lists]
-    genomes = [toolbox.fit(g) for g in tops][:size]
+    warps = [warped(space, rng.choice(tops), rng) for _ in range(size - size//8 - len(tops))] if tops else []
+    genomes = [toolbox.fit(g) for g in tops + warps][:size]
     return genomes + [toolbox.fit(toolbox.individual()) for _ in range(size - len(genomes))]
+
+def warped(space, genome, rng)->tuple:
+    "A genome whose timesteps are warped twice, by a factor of two or so each time."
+    sampler, steps, bits = parts(space, genome)
+    for _ in range(2): steps = warp(space, steps, rng, width=1)
+    return whole(space, sampler, mend(space, steps, rng), bits)
 
 def measure_harm(ev:Evaluator):
     "Find what each operand does at few bits, with a tenth of the NFE at the most, and on eight images at the most."
@@ -268,7 +276,7 @@ def default(
         if s.practice:
             yield from practice(ev, toolbox)
             measure_harm(ev)
-        genomes = first_generation(ev, toolbox)
+        genomes = first_generation(ev, toolbox, rng)
         for _ in range(s.generations):
             halve(ev, toolbox, list(dict.fromkeys(genomes)))
             yield

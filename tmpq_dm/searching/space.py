@@ -328,14 +328,29 @@ def jump(
     width = 2 ** rng.randint(0, max(0, (hi - lo).bit_length() - 1))
     return min(space.num_train - 1, max(0, t + rng.choice((-1, 1)) * width))
 
+def warp(
+    space:SearchSpace,
+    steps:list,          # timesteps, ascending
+    rng,                 # `random.Random`
+    width:float=0.5,     # standard deviation, in powers of two
+)->list:
+    "The whole list, with one end moved or its middle bent."
+    low, high, last = steps[0], steps[-1], space.num_train - 1
+    places, factor, which = [(t - low) / max(1, high - low) for t in steps], 2 ** rng.gauss(0, width), rng.randrange(3)
+    if which == 0: low = min(high, round((low + 8) * factor))
+    if which == 1: high = max(low, round(last - (last - high + 8) * factor + 8))
+    if which == 2: places = [u ** factor for u in places]
+    return [min(last, max(0, round(low + (high - low) * u))) for u in places]
+
 def nudge_steps(
     space:SearchSpace,
     steps:list,          # timesteps
     rate:float,          # probability of a timestep to move
     rng,                 # `random.Random`
 )->list:
-    "Move some timesteps; where the number of steps is free, leave out or add one now and then."
-    moved = [jump(space, t, rng) if rng.random() < rate else t for t in steps]
+    "Warp the list, or move some timesteps; where the number of steps is free, leave out or add one now and then."
+    if rng.random() < 1/3: moved = warp(space, steps, rng)
+    else: moved = [jump(space, t, rng) if rng.random() < rate else t for t in steps]
     (lo, hi), change = space.steps, rng.choice((-1, 1))
     if lo < hi and rng.random() < rate:
         if change < 0 and len(moved) > lo: moved.remove(rng.choice(moved))
