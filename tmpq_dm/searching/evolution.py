@@ -277,8 +277,9 @@ def default(
             yield from practice(ev, toolbox)
             measure_harm(ev)
         genomes = first_generation(ev, toolbox, rng)
-        for _ in range(s.generations):
-            halve(ev, toolbox, list(dict.fromkeys(genomes)))
+        for i in range(s.generations):
+            if i: halve(ev, toolbox, list(dict.fromkeys(genomes)))
+            else: list(toolbox.map(toolbox.evaluate, genomes, repeat(1)))
             yield
             seen.update(genomes)
             genomes = next_generation(ev, toolbox, rng, seen)
