@@ -119,8 +119,8 @@ class Evaluator:
                                cost=self.price(policy), bitops=self.bitops(policy), nfe=nfe, steps=len(policy))
 
     def show(self):
-        best = self.best(1)
-        if best: self.bar.set_postfix_str(f"best {best[0].fitness.values[0]:.4g} on {self.rungs[self.rung()][1]} images")
+        best, images = self.best(1), self.rungs[self.rung()][1]
+        if best: self.bar.set_postfix_str(f"best {best[0].fitness.values[0]:.4g} on {images} images")
 
     def rung(self): return max((rung for _, rung in self.order), default=0)
 

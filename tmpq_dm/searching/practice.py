@@ -29,7 +29,7 @@ class Practice:
 
     def __str__(self):
         w, a = self.bits
-        return f"{self.sampler}, {self.steps} even steps ({self.spacing}), W{w}A{a}, {self.exempt} exempt"
+        return f"{self.sampler or 'its own sampler'}, {self.steps} even steps ({self.spacing}), W{w}A{a}, {self.exempt} exempt"
 
     def genome(self, space:SearchSpace)->tuple:
         "Its genome. Raises `TmpqError` if it lies outside the space."
