@@ -1843,6 +1843,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'tmpq_dm/searching/report.py'),
                                           'tmpq_dm.searching.report.report': ( '07_searching/report.html#report',
                                                                                'tmpq_dm/searching/report.py'),
+                                          'tmpq_dm.searching.report.scale_fitness': ( '07_searching/report.html#scale_fitness',
+                                                                                      'tmpq_dm/searching/report.py'),
                                           'tmpq_dm.searching.report.settings_html': ( '07_searching/report.html#settings_html',
                                                                                       'tmpq_dm/searching/report.py'),
                                           'tmpq_dm.searching.report.table_html': ( '07_searching/report.html#table_html',

@@ -45,7 +45,7 @@ def plot_front(
         if budget: ax.axvline(budget/scale, color=RED, lw=0.9, ls=":", label="budget")
         fig.colorbar(dots, ax=ax, label="steps", ticks=MaxNLocator(5, integer=True))
         ax.set(xlabel=f"{price['name']} ({prefix}{price['unit']})", ylabel=name)
-        ax.yaxis.set_major_locator(MaxNLocator(5))       # more labels would move the axis after the layout is made
+        scale_fitness(ax, [fitness_of(e) for e in points])
         ax.legend()
     return fig
 
@@ -68,6 +68,17 @@ def draw_front(
     return dots
 
 # %% ../../nbs/07_searching/08_report.ipynb #78de1ed4
+def scale_fitness(ax, values):
+    "A logarithmic axis where fitness spans more than a factor of ten: a few bad policies would hide all others."
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+    if min(values) <= 0 or max(values) <= 10 * min(values):
+        ax.yaxis.set_major_locator(MaxNLocator(5))       # more labels would move the axis after the layout is made
+        return
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=8))
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
 def coordinates(policies, scale:float)->tuple:
     "Costs and fitness of policies."
     return [p.measured["cost"]/scale for p in policies], [p.measured["fitness"] for p in policies]
@@ -136,6 +147,7 @@ def plot_progress(
         ax.plot(xs, ys, ".", color=GREY, ms=3, label="full evaluations")
         ax.step(xs, list(accumulate(ys, min)), where="post", color=BLUE, label="best so far")
         ax.set(xlabel="NFE (images × steps)", ylabel=name)
+        scale_fitness(ax, ys)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: with_prefix(n)))
         ax.legend()
