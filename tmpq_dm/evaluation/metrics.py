@@ -314,7 +314,7 @@ def generate(
 )->Tensor:                # (n, C, H, W) images in [-1, 1]; samples without decode
     "The images of a policy, by its sampler. A supernet is set to the policy's bits first."
     if hasattr(net, "set_policy"): net.set_policy(policy)
-    else: net = net.sampled_by(policy.sampler)
+    elif policy.sampler: net = net.sampled_by(policy.sampler)
     return sample(net, policy.timesteps, noise, batch_size=batch_size, progress=progress, decode=decode)
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-060

@@ -92,6 +92,8 @@ class Guided:
     def sampled_by(self, name:str):
         "The same with another sampler, one of `SAMPLERS`; '' for its own. Raises `TmpqError` for one that does not fit."
         if name in ("", self.sampler): return self
+        compressed = getattr(self, "policy", None) and not hasattr(self, "set_policy")
+        require(not compressed, "sampler", f"is {name}, and this model was compressed for {self.sampler}; use that")
         other = copy.copy(self)
         other.scheduler = sampler_of(self.scheduler, name)
         return other
