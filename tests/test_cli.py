@@ -222,7 +222,8 @@ def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
 def test_a_run_keeps_its_supernet(tmp_path):
     from tmpq_dm import Supernet, open_denoiser
     args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-images", "8", "--max-nfe", "200",
-            "--fitness", "frechet", "--samplers", "ddim", "--final-images", "16", "--budget-bitops", "1", "--out", tmp_path/"run")
+            "--fitness", "frechet", "--samplers", "ddim", "--final-images", "16",
+            "--budget-bitops", "1", "--out", tmp_path/"run")
     assert "holds no supernet" in refused(*args, "--supernet", tmp_path/"typo")
     assert not (tmp_path/"run").exists() and not (tmp_path/"typo").exists()
     for seed in (0, 1):

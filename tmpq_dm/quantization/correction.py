@@ -121,7 +121,7 @@ def weaker(
     return none.lerp(fits, strength) if strength else None
 
 # %% ../../nbs/06_quantization/02_correction.ipynb #d009e38b
-KEPT, KNOWN = 4, WeakKeyDictionary()      # denoiser -> what it drew
+KEPT_SCHEDULES, KNOWN = 4, WeakKeyDictionary()      # denoiser -> what it drew
 
 def fine_timesteps(net)->tuple:
     "The schedule of full precision that the policy's images are compared with."
@@ -137,7 +137,7 @@ def full_images(
     known, timesteps = KNOWN.setdefault(net.denoiser, {}), fine_timesteps(net)
     key = str(sorted(net.scheduler.config.items())), timesteps, net.guidance
     if key not in known:
-        if len(known) == KEPT: del known[next(iter(known))]
+        if len(known) == KEPT_SCHEDULES: del known[next(iter(known))]
         course = Course(net.scheduler, timesteps, noise_of(start))
         known[key] = image_of(net, end_of(course, asker(net.denoiser, timesteps, start, most)))
     return known[key]

@@ -90,7 +90,7 @@ class Guided:
         return steps_of_calls(sampler or self.sampler, n)
 
     def sampled_by(self, name:str):
-        "The same with another sampler, one of `SAMPLERS`; '' for its own. Raises `TmpqError` for one that does not fit."
+        "The same with another sampler, one of `SAMPLERS`; '' for its own. Raises `TmpqError` if it does not fit."
         if name in ("", self.sampler): return self
         compressed = getattr(self, "policy", None) and not hasattr(self, "set_policy")
         require(not compressed, "sampler", f"is {name}, and this model was compressed for {self.sampler}; use that")

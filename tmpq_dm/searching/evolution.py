@@ -310,7 +310,7 @@ def smaller_budget(ev:Evaluator, rng)->float:
     return type(budget)(rng.uniform(least, budget)) if least < budget else budget
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-017
-def places(ev:Evaluator)->int:
+def finalists(ev:Evaluator)->int:
     "How many policies the last rung judges; ten in the published algorithm."
     return 10 if ev.settings.preset == "published" else max(4, ev.settings.population // ev.settings.fraction)
 
@@ -320,7 +320,7 @@ def reserved(ev:Evaluator):
     nfe = 0
     if len(ev.rungs) == 3 and math.isfinite(ev.max_nfe):
         least, most = (ev.nfe_for(longest_or_shortest(ev, n), 2) for n in ev.space.steps)
-        nfe = min(places(ev) * most, ev.max_nfe / 3)
+        nfe = min(finalists(ev) * most, ev.max_nfe / 3)
         if nfe < 2 * least: nfe = 0
     ev.max_nfe -= nfe
     try: yield
@@ -337,7 +337,7 @@ def last_rung(ev:Evaluator, toolbox):
     if len(ev.rungs) < 3: return
     ranked = [tuple(g) for g in toolbox.select(len(ev.order), 1)]
     common = [g for g in ranked if g in ev.practice][:2]
-    others = [g for g in ranked if g not in ev.practice][:places(ev) - len(common)]
+    others = [g for g in ranked if g not in ev.practice][:finalists(ev) - len(common)]
     mixed = [g for pair in zip(others, common) for g in pair] + others[len(common):] + common[len(others):]
     try: list(toolbox.map(toolbox.evaluate, mixed, repeat(2)))
     except OutOfNFE: pass

@@ -9,11 +9,11 @@ __all__ = ['Practice', 'even_lists', 'affordable_bits']
 from dataclasses import dataclass
 from ..policy import FP, Policy
 from ..sampling.schedulers import uniform_timesteps
-from .space import SearchSpace, check_steps
+from .space import SearchSpace, check_list
 from ..core.errors import TmpqError
 
 # %% ../../nbs/07_searching/04_practice.ipynb #f644058b
-SPACINGS = ("leading", "trailing")
+EVEN_SPACINGS = ("leading", "trailing")
 EXEMPT = {"no layer": (), "input and output": ("input", "output"),
           "input, output, temporal, shortcut": ("input", "output", "temporal", "shortcut")}
 
@@ -28,8 +28,8 @@ class Practice:
     exempt:str       # a key of `EXEMPT`: what has the highest precision instead
 
     def __str__(self):
-        w, a = self.bits
-        return f"{self.sampler or 'its own sampler'}, {self.steps} even steps ({self.spacing}), W{w}A{a}, {self.exempt} exempt"
+        (w, a), sampler = self.bits, self.sampler or "its own sampler"
+        return f"{sampler}, {self.steps} even steps ({self.spacing}), W{w}A{a}, {self.exempt} exempt"
 
     def genome(self, space:SearchSpace)->tuple:
         "Its genome. Raises `TmpqError` if it lies outside the space."
@@ -47,7 +47,7 @@ def even(space:SearchSpace, n:int, spacing:str)->tuple:
 
 def fits(space:SearchSpace, n:int, spacing:str)->bool:
     "Whether the groups of a space hold such a list."
-    try: check_steps(space, sorted(even(space, n, spacing)))
+    try: check_list(space, sorted(even(space, n, spacing)))
     except TmpqError: return False
     return True
 
@@ -55,7 +55,7 @@ def crowding(
     groups, steps:tuple, num_train:int,   # see `SearchSpace`
 )->int:
     "How many timesteps a group must be able to give to hold every even list of so many steps."
-    lists = [uniform_timesteps(n, num_train, s) for n in range(steps[0], steps[1] + 1) for s in SPACINGS]
+    lists = [uniform_timesteps(n, num_train, s) for n in range(steps[0], steps[1] + 1) for s in EVEN_SPACINGS]
     return max(sum(lo <= t < hi for t in ts) for ts in lists for lo, hi in groups)
 
 # %% ../../nbs/07_searching/04_practice.ipynb #a06d7093
@@ -65,7 +65,7 @@ def even_lists(
     "The lists of timesteps to compare first."
     lo, hi = space.steps
     top = (max(space.bits),) * 2
-    choices = [(name, s) for name in space.samplers for s in SPACINGS]
+    choices = [(name, s) for name in space.samplers for s in EVEN_SPACINGS]
     every = {n: [Practice(name, n, s, top, "no layer") for name, s in choices if fits(space, n, s)]
              for n in range(lo, hi + 1)}
     return {n: lists for n, lists in every.items() if lists}

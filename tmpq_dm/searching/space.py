@@ -124,7 +124,7 @@ def decode(
                   sampler=self.samplers[sampler], guidance=getattr(self.net, "guidance", None))
 
 # %% ../../nbs/07_searching/00_space.ipynb #cell-014
-def check_steps(
+def check_list(
     space:SearchSpace,
     steps:list,           # timesteps, counted from the first
 ):
@@ -172,7 +172,7 @@ def encode(
     wrong = [o.name for o in self.net.ops for table in tables if (o.name in self.float_ops) != (FP in table[o.name])]
     require(not wrong, f"policy: tables[{wrong[0] if wrong else ''!r}]",
             "is in floating point in the policy or in the space, but not in both")
-    check_steps(self, steps)
+    check_list(self, steps)
     return whole(self, self.samplers.index(sampler), steps, [b for t in tables for o in self.ops for b in t[o.name]])
 
 # %% ../../nbs/07_searching/00_space.ipynb #cell-019
