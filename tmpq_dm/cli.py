@@ -473,7 +473,7 @@ def against_practice(a, net, run)->dict:
     from tmpq_dm.sampling.trajectories import starts
     if run.practice is None: return dict(text="no common practice is within the budget")
     if not run.beaten: return dict(text="nothing beat common practice, which is therefore the result")
-    noise = starts(net, 64 if a.quick else 2000, a.seed + 3)
+    noise = starts(net, 32 if a.quick else 2000, a.seed + 3)
     both = [generate(net, p, noise, progress=True) for p in (run.best, run.practice)]
     judges = dict(classifier=real_images("reference"), texture=(texture_features(), texture_statistics()))
     gained = {name: frechet_difference(*(extract(network, x) for x in both), real)
@@ -494,7 +494,7 @@ def demo_comparison(a, den, net, run)->tuple:
     rows = {"full precision": (den, Policy.uniform(den.ops, ts, FP, FP, den.fingerprint))}
     if run.practice: rows["common practice"] = (net, run.practice)
     rows["found"] = (compressed, run.best)
-    found, images = compare(rows, 64 if a.quick else 384, a.seed + 2, *real_images("reference"))
+    found, images = compare(rows, 32 if a.quick else 384, a.seed + 2, *real_images("reference"))
     sheet = sample_sheet({name: grid(x, 16) for name, x in images.items()})
     write_json(out/"summary.json", found)
     return found, save_fig(sheet, "samples", out/"figures")[-1]
