@@ -254,14 +254,14 @@ def cmd_search(a):
     from tmpq_dm.searching.report import report
     den, net, run = run_search(a)
     save_figures(run, net, a.out)
-    rows = [f"best             {told(run.best, run.settings.price)}"]
-    if run.practice: rows.append(f"common practice  {told(run.practice, run.settings.price)}")
+    rows = [f"best             {result_line(run.best, run.settings.price)}"]
+    if run.practice: rows.append(f"common practice  {result_line(run.practice, run.settings.price)}")
     if run.beaten is False: rows.append("nothing beat common practice, which is therefore the result")
     practice = run.practice and run.practice.to_dict()
     show(a, dict(best=run.best.to_dict(), practice=practice, beaten=run.beaten),
          "\n".join([*rows, f"{a.out}/best/policy.json", str(report(a.out))]))
 
-def told(policy, price:dict)->str:
+def result_line(policy, price:dict)->str:
     "What a search measured of a policy, in one line."
     from tmpq_dm.evaluation.cost import with_prefix
     m = policy.measured
