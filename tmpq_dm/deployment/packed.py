@@ -19,7 +19,7 @@ from ..sampling.timekeys import Clock, TimeKeys, keys_from, position, starts_of
 from ..quantization.correction import correct
 from ..quantization.grid import Grid, levels, pack, unpack
 from ..quantization.layers import (FLOAT, ActSets, Products, Quantizer, QuantLayer, Scratch, Timed, ToIntegers,
-                                         within)
+                                         integer_conv, within)
 from ..quantization.supernet import Supernet
 from ..quantization.network import bias_at, gain_at, operands
 
@@ -71,6 +71,7 @@ class PackedWeight(nn.Module):
         self.plain = [copy.deepcopy(layer).to("meta")]     # in a list, so that it is no part of this one
         self.shape, self.pairs = tuple(layer.weight.shape), [tuple(p) for p in pairs]
         self.now = None      # the pair that is set
+        self.made = {}       # pair -> its product in bytes, made when it is first set; None: it has none
         self.parts = "xy" if split else "x"
         n, channels = layer.weight.numel(), self.shape[0]
         for w, a in self.pairs:
@@ -92,14 +93,25 @@ class PackedWeight(nn.Module):
             self.quantizers[a] = {part: quantizer_from(grid, a, *how) for part, grid in zip(self.parts, grids)}
 
     def weight(self, w, a)->Tensor:
-        "The weight as a floating-point number, laid out as convolutions like it."
+        "The weight as a floating-point number."
         if w == FP: return getattr(self, f"weight{w}_{a}")
+        return self.codes(w) * self.scale(w, a).view(-1, *[1] * (len(self.shape) - 1))
+
+    def codes(self, w)->Tensor:
+        "The integers of the weight as floats, laid out as convolutions like it."
         order = (0, *range(2, len(self.shape)), 1)                    # channels last
-        codes = unpack(getattr(self, f"codes{w}"), w, [self.shape[i] for i in order]).movedim(-1, 1)
-        return codes * self.scale(w, a).view(-1, *[1] * (len(self.shape) - 1))
+        return unpack(getattr(self, f"codes{w}"), w, [self.shape[i] for i in order]).movedim(-1, 1)
 
     def scale(self, w, a): return getattr(self, f"affine{w}_{a}")[0]
     def bias(self, w, a): return getattr(self, f"bias{w}_{a}") if w == FP else getattr(self, f"affine{w}_{a}")[1]
+
+    def set(self, pair, layer):
+        "Set the bits of a layer whose source this is."
+        self.now, layer.quantizers = pair, self.quantizers[pair[1]]
+        if pair not in self.made:
+            parts = None if FP in pair else (self.codes(pair[0]), self.scale(*pair), self.bias(*pair))
+            self.made[pair] = parts and integer_conv(layer, *parts)
+        self.integers = self.made[pair]
 
     def forward(self, scaled): return scaled(self.weight(*self.now)), self.bias(*self.now)
 
@@ -225,9 +237,7 @@ def set_table_of_time(model):
     table = state.policy.bits(state.keys.nearest(state.clock.single) if many else 0)
     if table is state.table: return
     for path, part in packed_parts(model).items():
-        if isinstance(part, QuantLayer):
-            part.source.now = table[path]
-            part.quantizers = part.source.quantizers[table[path][1]]
+        if isinstance(part, QuantLayer): part.source.set(tuple(table[path]), part)
         else: part.set(table, host_of(path))
     state.table = table
 

@@ -7,7 +7,7 @@ __all__ = ['QuantLayer', 'Products']
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #ed7200a1
 import math
-from functools import partial
+from functools import cache, partial
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -105,6 +105,12 @@ class ToIntegers(Quantizer):
         out = self.scratch and self.scratch.like(x)
         return torch.mul(x, self.inverse, out=out).round_().clamp_(self.lo, self.hi)
 
+    def bytes(self, x):
+        "The integers q as unsigned bytes. PyTorch makes signed ones many times faster, so these come first."
+        top = 128 if self.hi - self.lo > 127 else 0
+        found = self(x).sub_(self.lo + top).to(torch.int8).view(torch.uint8)
+        return found.bitwise_xor_(top) if top else found
+
 # %% ../../nbs/06_quantization/03_layers.ipynb #cell-010
 class Timed(Quantizer):
     "Quantizes and dequantizes on the grid of the current timestep."
@@ -133,6 +139,7 @@ class FloatWeight:
         weight:Tensor, bias,   # in which the quantizers' factors are already
     ):
         self.weight, self.bias = weight, bias
+        self.integers = None     # the same product as an `IntegerConv`, where there is one
 
     def __call__(self, scaled): return self.weight, self.bias
 
@@ -169,8 +176,67 @@ class QuantLayer(nn.Module):
 
     def forward(self, x):
         if self.known: return self.known().to(x)
+        integers = getattr(self.source, "integers", None)
+        if integers and integers.serves(self, x): return integers(x.float()).to(x)
         weight, bias = self.source(self.scaled)
         return self.run(self.quantized(x.float()), weight, bias).to(x)
+
+# %% ../../nbs/06_quantization/03_layers.ipynb #c5d20e4f
+class IntegerConv:
+    "The convolution of a `QuantLayer` in bytes. It is not copied or pickled with the layer; the simulation remains."
+    def __init__(self,
+        layer:QuantLayer,   # with the quantizers of its input
+        codes:Tensor,       # (C_out, C_in, k, k) integers of the weight
+        scale:Tensor,       # (C_out,)
+        bias:Tensor=None,   # (C_out,)
+    ):
+        self.quantizers, self.split = tuple(layer.quantizers.values()), layer.split
+        how = [list(layer.run.keywords[k]) for k in ("stride", "padding", "dilation")]
+        self.how = (*how, layer.run.keywords["groups"])
+        self.scale, self.bias, self.zero = scale, bias, torch.zeros(len(codes), dtype=torch.int32)
+        parts = self.parts(codes.to(torch.int8))
+        pack = torch.ops.onednn.qconv_prepack
+        self.weights = [pack(part.contiguous(), scale, q.factor, round(-q.lo), *self.how)
+                        for part, q in zip(parts, self.quantizers)]
+
+    def parts(self, x): return [x[:, :self.split], x[:, self.split:]] if self.split else [x]
+
+    def serves(self, layer, x):
+        "Whether the layer's quantizers are still those of these integers, and nothing is learned."
+        same = all(a is b for a, b in zip(self.quantizers, layer.quantizers.values()))
+        return same and x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
+
+    def __call__(self, x):
+        found = self.part(x, 0) if not self.split else [self.part(each, i) for i, each in enumerate(self.parts(x))]
+        return found[0].add_(found[1]) if self.split else found
+
+    def part(self, x, i):
+        q, bias = self.quantizers[i], self.bias if i == 0 else None
+        return torch.ops.onednn.qconv2d_pointwise(q.bytes(x), q.factor, round(-q.lo), self.weights[i], self.scale,
+                                                  self.zero, bias, *self.how, 1.0, 0, torch.float32, "none", [], "")
+
+    def __reduce__(self): return type(None), ()
+
+# %% ../../nbs/06_quantization/03_layers.ipynb #e7730c1b
+def integer_conv(
+    layer:QuantLayer,
+    codes:Tensor, scale:Tensor, bias:Tensor=None,   # see `IntegerConv`
+):                       # `IntegerConv`; None where bytes do not serve
+    "A layer's product in bytes, if it has one and this machine is exact."
+    possible = codes.device.type == "cpu" and isinstance(layer.run, partial) and exact_bytes()
+    static = all(type(q) is ToIntegers for q in layer.quantizers.values())
+    padded = possible and isinstance(layer.run.keywords["padding"], tuple)
+    return IntegerConv(layer, codes, scale, bias) if padded and static else None
+
+@cache
+def exact_bytes()->bool:
+    "Whether this machine multiplies the largest bytes right."
+    layer, codes = QuantLayer(nn.Conv2d(64, 4, 3, padding=1)), torch.full((4, 64, 3, 3), 127.)
+    layer.quantizers["x"] = ToIntegers(Grid(torch.tensor(1.), torch.tensor(3.), 0, 255))
+    x = torch.full((2, 64, 5, 5), 252.)
+    try: found = IntegerConv(layer, codes, torch.ones(4))(x)
+    except (AttributeError, RuntimeError): return False
+    return bool(torch.allclose(found, layer.run(x, codes, None), rtol=1e-6))
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #cell-014
 class Products(TorchFunctionMode):

@@ -19,7 +19,8 @@ from ..sampling.timekeys import Clock, position
 from ..sampling.trajectories import Guided
 from .correction import correct
 from .grid import WeightSets
-from .layers import FLOAT, Products, QuantLayer, Scratch, Timed, ToIntegers, within
+from .layers import (FLOAT, Products, QuantLayer, Scratch, Timed, ToIntegers,
+                                         integer_conv, within)
 
 # %% ../../nbs/06_quantization/04_network.ipynb #cell-017
 def with_quantizers(
@@ -112,9 +113,12 @@ def set_layer(
     site, gain = net.sites[op.name], gain_at(net, op, bits)
     scratch = None if site.split else net.scratch
     for operand in operands(net, op): site.quantizers[operand] = quantizer_of(net, op.name, operand, bits[1], scratch)
-    full = site.source.full
+    full, bias = site.source.full, bias_at(net, op, bits)
     weight = full * gain if bits[0] == FP else net.weights[op.name].hard(bits[0], gain)
-    site.source.set(torch.empty_like(full).copy_(site.scaled(weight)), bias_at(net, op, bits))
+    site.source.set(torch.empty_like(full).copy_(site.scaled(weight)), bias)
+    if bits[0] == FP: return
+    sets = net.weights[op.name]
+    site.source.integers = integer_conv(site, sets.codes(bits[0]), (sets.s(bits[0]) * gain).flatten(), bias)
 
 def gain_at(net, op, bits)->float:
     "The factor that restores the slope lost to a quantized weight and a quantized activation."
