@@ -28,6 +28,11 @@ def count(text)->int:
     if text.isdecimal() and int(text) >= 1: return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
 
+def numbers(text)->list:
+    "Comma-separated numbers."
+    try: return [float(x) for x in text.split(",")]
+    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} is not a number or a list such as 0.1,0.05") from None
+
 def steps_range(text)->tuple:
     "'10' as (10, 10), '6-16' as (6, 16)."
     try: lo, hi = (int(x) for x in (text.split("-") if "-" in text else (text, text)))
@@ -188,16 +193,17 @@ def supernet_of_run(den, a, bits):
                   "is another supernet than --supernet; leave --supernet out, or choose another --out")
     return net
 
-def budget_of(a):
-    "The budget that was typed, on whatever price."
+def budgets_of(a)->list:
+    "The budgets that were typed, on whatever price, the largest first."
     from tmpq_dm.evaluation.cost import as_budget, at_most_bytes, at_most_joules
     require(a.budget_seconds is None or a.machine, "--machine",
             "is missing; measure this machine with tmpq-dm latency, and give the file")
-    if a.budget_bytes is not None: return at_most_bytes(a.budget_bytes)
-    if a.budget_joules is not None: return at_most_joules(a.budget_joules)
-    if a.budget_seconds is None: return as_budget(a.budget_bitops or "0.05")
+    def each(values, make=as_budget): return [make(v) for v in sorted(values, reverse=True)]
+    if a.budget_bytes: return each(a.budget_bytes, at_most_bytes)
+    if a.budget_joules: return each(a.budget_joules, at_most_joules)
+    if not a.budget_seconds: return each(a.budget_bitops or [0.05])
     from tmpq_dm.deployment.latency import Machine
-    return Machine.load(a.machine).at_most_seconds(a.budget_seconds)
+    return each(a.budget_seconds, Machine.load(a.machine).at_most_seconds)
 
 def fitness_of_search(a, den, features, statistics)->tuple:
     """The fitness that was asked for (if none was, the distance to real images where there are any), and the one on
@@ -234,11 +240,11 @@ def run_search(a):
     from tmpq_dm.searching.space import SearchSpace
     require(a.model, "search", "which model? give MODEL, or --recipe NAME")
     require(a.out, "--out", "is missing; name the directory of the run")
-    (lo, hi), bits, budget = steps_range(a.steps), bits_list(a.bits), budget_of(a)
+    (lo, hi), bits, (budget, *smaller) = steps_range(a.steps), bits_list(a.bits), budgets_of(a)
     check_out(a.out)
     check_preset(a.preset, a.population)
     den = open_denoiser(a.model, **chosen(a))
-    check_budget(den, budget, bits, lo)
+    check_budget(den, [budget, *smaller][-1], bits, lo)
     real = real_images(a.model, a.real, a.real_size)
     net = supernet_of_run(den, a, bits)
     groups = quadratic_groups(hi, den.num_train_timesteps)
@@ -246,7 +252,7 @@ def run_search(a):
     space = SearchSpace(net, groups, bits, (lo, hi), per_group, samplers_of_search(a, den), a.segments)
     fitness, final = fitness_of_search(a, den, *real)
     run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_nfe, a.population, a.generations, a.seed,
-                 final)
+                 final, smaller)
     return den, net, run
 
 def cmd_search(a):
@@ -254,12 +260,25 @@ def cmd_search(a):
     from tmpq_dm.searching.report import report
     den, net, run = run_search(a)
     save_figures(run, net, a.out)
-    rows = [f"best             {result_line(run.best, run.settings.price)}"]
-    if run.practice: rows.append(f"common practice  {result_line(run.practice, run.settings.price)}")
-    if run.beaten is False: rows.append("nothing beat common practice, which is therefore the result")
-    practice = run.practice and run.practice.to_dict()
-    show(a, dict(best=run.best.to_dict(), practice=practice, beaten=run.beaten),
+    rows = [row for choice in run.choices for row in choice_rows(choice, run)]
+    within = [as_found(choice) | dict(budget=choice.budget) for choice in run.choices[1:]]
+    show(a, as_found(run.choices[0]) | (dict(within=within) if within else {}),
          "\n".join([*rows, f"{a.out}/best/policy.json", str(report(a.out))]))
+
+def choice_rows(choice, run)->list:
+    "What was found for a budget, in a line for each policy."
+    from tmpq_dm.evaluation.cost import with_prefix
+    price = run.settings.price
+    rows = [f"within {with_prefix(choice.budget, price['unit'] or 'BitOPs')}"] if len(run.choices) > 1 else []
+    rows.append(f"best             {result_line(choice.best, price)}")
+    if choice.practice: rows.append(f"common practice  {result_line(choice.practice, price)}")
+    if choice.beaten is False: rows.append("nothing beat common practice, which is therefore the result")
+    return rows
+
+def as_found(choice)->dict:
+    "What was found for a budget, ready for JSON."
+    return dict(best=choice.best.to_dict(), practice=choice.practice and choice.practice.to_dict(),
+                beaten=choice.beaten)
 
 def result_line(policy, price:dict)->str:
     "What a search measured of a policy, in one line."
@@ -605,12 +624,14 @@ def add_search(commands):
 
 def add_budgets(p):
     "One option for each price."
-    p.add_argument("--budget-bitops", metavar="R",
-                   help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default 0.05)")
+    p.add_argument("--budget-bitops", metavar="R", type=numbers,
+                   help="upper bound: a share of W8A8 at 100 uniform steps, or a number of BitOPs (default 0.05); "
+                   "several, as in 0.1,0.05,0.025, share one search, which then has a policy for each (the smaller "
+                   "ones in RUN/within)")
     for name, letter, what in (("bytes", "N", "the size of the compressed model"),
                                ("seconds", "S", "the predicted time of an image on this machine; needs --machine"),
                                ("joules", "J", "the energy of an image by a published model of the arithmetic")):
-        p.add_argument(f"--budget-{name}", metavar=letter, type=float, help=f"instead, upper bound on {what}")
+        p.add_argument(f"--budget-{name}", metavar=letter, type=numbers, help=f"instead, upper bound on {what}")
 
 def add_use(commands):
     "Commands that use a policy, and those about runs."

@@ -7,7 +7,7 @@ __all__ = ['SearchSettings', 'make_toolbox', 'published', 'practice', 'default']
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-002
 import math, time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import repeat
 from ..evaluation.cost import BitOPs, Price
@@ -34,6 +34,7 @@ class SearchSettings:
     population:int=24        # genomes in a generation
     generations:int=1000     # `max_nfe` may end the search earlier
     seed:int=0
+    smaller:tuple=()         # further bounds, falling, for each of which a policy is found, too
     parents:int=8            # of our algorithm: so many of the best have children
     fraction:int=4           # of our algorithm: the first rung has 1/fraction of the images; 1: there is one rung only
     practice:bool=True       # of our algorithm: begin with common practice
@@ -74,7 +75,7 @@ class Evaluator:
     "Fitness of genomes, from the record or by sampling, within a number of function evaluations (NFE)."
     def __init__(self,
         space:SearchSpace,
-        rungs:list,    # (fitness, number of images) of rungs 0, 1 and, if there is one, 2
+        rungs:list,    # (fitness, number of images) of rungs 0, 1 and, if there are any, those of fresh noise
         record:Record, settings:SearchSettings,
         price:Price,   # what the budget bounds
         bar,           # a tqdm bar over the NFE
@@ -84,7 +85,7 @@ class Evaluator:
         self.bitops = BitOPs(space.net)
         self.nfe = sum({id(f): getattr(f, "reference_nfe", 0) for f, _ in rungs}.values())
         self.max_nfe = math.inf if settings.max_nfe is None else settings.max_nfe
-        self.seconds = 0.0
+        self.seconds, self.budget = 0.0, settings.budget
         self.order = {}       # (genome, rung) -> entry of the record, in the order of evaluation
         self.practice = {}    # genome -> `Practice`
         self.harm = None      # of each operand at each precision, once it is measured
@@ -106,10 +107,10 @@ class Evaluator:
         self.bar.update(nfe)
 
     def nfe_for(self, policy, rung:int)->int:
-        "NFE to judge a policy, on the last rung with those of its correction."
+        "NFE to judge a policy, on fresh noise with those of its correction."
         nfe = self.rungs[rung][1] * self.bitops.nfe(len(policy), policy.sampler)
         correction = getattr(self.space.net, "correction_nfe", None)
-        return nfe + correction(policy) if rung == 2 and correction else nfe
+        return nfe + correction(policy) if rung > 1 and correction else nfe
 
     def measure(self, genome, policy, rung, nfe):
         started, (fitness, num_images) = time.perf_counter(), self.rungs[rung]
@@ -122,11 +123,18 @@ class Evaluator:
         best, images = self.best(1), self.rungs[self.rung()][1]
         if best: self.bar.set_postfix_str(f"best {best[0].fitness.values[0]:.4g} on {images} images")
 
-    def rung(self): return max((rung for _, rung in self.order), default=0)
+    def budgets(self):
+        "Each budget in turn, the largest first; until the next, it is the one that counts."
+        for self.budget in (self.settings.budget, *self.settings.smaller): yield self.budget
+        self.budget = self.settings.budget
+
+    def rung(self):
+        "The highest rung on which something within the budget was judged."
+        return max((r for (_, r), e in self.order.items() if e["cost"] <= self.budget), default=0)
 
     def entries(self, rung):
         "Evaluations on a rung that are within the budget."
-        return [e for (_, r), e in self.order.items() if r == rung and e["cost"] <= self.settings.budget]
+        return [e for (_, r), e in self.order.items() if r == rung and e["cost"] <= self.budget]
 
     def front(self, rung=1):
         "The genomes judged on a rung that no other beats in both cost and fitness."
@@ -145,11 +153,10 @@ def within_budget(
     tries:int=1000,
 )->tuple:
     "The first genome drawn that costs no more than the budget; a repaired one after `tries` draws."
-    budget = ev.settings.budget
     for _ in range(tries):
         genome = draw(*args)
-        if ev.price(ev.space.decode(genome)) <= budget: return genome
-    return repair(ev.space, genome, budget, ev.price, rng)
+        if ev.price(ev.space.decode(genome)) <= ev.budget: return genome
+    return repair(ev.space, genome, ev.budget, ev.price, rng)
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #6ed827a2
 def repair_and_spend(ev:Evaluator, genome, budget, rng)->tuple:
@@ -179,7 +186,7 @@ def make_toolbox(
     toolbox.register("mutate", space.mutate, rng=rng)
     toolbox.register("vary", lambda parents: vary(space, parents, rng))
     toolbox.register("legal", within_budget, ev, rng)
-    toolbox.register("fit", lambda genome, limit=ev.settings.budget: fit(ev, genome, limit, rng))
+    toolbox.register("fit", lambda genome, limit=None: fit(ev, genome, limit or ev.budget, rng))
     toolbox.register("evaluate", ev)
     toolbox.register("select", ev.best)
     toolbox.register("select_front", ev.front)
@@ -204,18 +211,19 @@ def published(
             mutants = [toolbox.legal(lambda: toolbox.mutate(rng.choice(parents), 0.25)) for _ in range(5*tenth)]
             children = [toolbox.legal(lambda: toolbox.mate(*rng.sample(parents, 2))) for _ in range(2*tenth)]
             pop = mutants + children + [toolbox.legal(toolbox.individual) for _ in range(3*tenth)]
-    yield from last_rung(ev, toolbox)
+    yield from fresh_noise(ev, toolbox)
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #845fee72
 def practice(
     ev:Evaluator, toolbox, rng=None,
 ):                    # yields once
     "Common practice: the best that a budget allows without a search."
-    space, s = ev.space, ev.settings
-    for lists in even_lists(space).values():
-        best = min(lists, key=lambda p: toolbox.evaluate(p.genome(space), 0))
-        for p in affordable_bits(space, best, s.budget, ev.price): ev.practice.setdefault(p.genome(space), p)
-    halve(ev, toolbox, list(ev.practice))
+    space = ev.space
+    tops = [min(lists, key=lambda p: toolbox.evaluate(p.genome(space), 0)) for lists in even_lists(space).values()]
+    for budget in ev.budgets():
+        affordable = {p.genome(space): p for top in tops for p in affordable_bits(space, top, budget, ev.price)}
+        ev.practice = affordable | ev.practice
+        halve(ev, toolbox, list(affordable))
     yield
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-013
@@ -224,12 +232,16 @@ def first_generation(
 )->list:
     """For each number of steps the best even list, and warped ones, with bits brought under the budget; an eighth of
     the genomes are random, all without common practice."""
-    space, size = ev.space, ev.settings.population
+    space, size = ev.space, population(ev)
     lists = even_lists(space).values() if ev.settings.practice else []
     tops = [min((p.genome(space) for p in ps), key=lambda g: toolbox.evaluate(g, 0)) for ps in lists]
     warps = [warped(space, rng.choice(tops), rng) for _ in range(size - size//8 - len(tops))] if tops else []
     genomes = [toolbox.fit(g) for g in tops + warps][:size]
     return genomes + [toolbox.fit(toolbox.individual()) for _ in range(size - len(genomes))]
+
+def population(ev:Evaluator)->int:
+    "The number of genomes for a budget in a generation: its share, but half of what one budget has at the least."
+    return max(ev.settings.population // (1 + len(ev.settings.smaller)), -(-ev.settings.population // 2))
 
 def warped(space, genome, rng)->tuple:
     "A genome whose timesteps are warped twice, by a factor of two or so each time."
@@ -240,9 +252,10 @@ def warped(space, genome, rng)->tuple:
 def measure_harm(ev:Evaluator):
     "Find what each operand does at few bits, with a tenth of the NFE at the most, and on eight images at the most."
     space, judged = ev.space, [(fitness_of(e), g) for (g, r), e in ev.order.items() if r == 1]
-    if not ev.settings.sensitivity or not hasattr(space.net, "quantized") or not judged: return
-    policy = space.decode(min(judged)[1])
-    high = policy.replace(tables=(space.decode(space.uniform(space.bits[-1])).bits(),), schedule=())
+    if not ev.settings.sensitivity or not hasattr(space.net, "quantized"): return
+    plain = space.uniform(space.bits[-1])
+    policy = space.decode(min(judged)[1] if judged else plain)
+    high = policy.replace(tables=(space.decode(plain).bits(),), schedule=())
     each = (2 * len(space.ops) + 1) * ev.bitops.nfe(len(high), high.sampler)
     images = min(8, int(ev.max_nfe / 10 / each)) if math.isfinite(ev.max_nfe) else 8
     if images < 2: return
@@ -262,7 +275,7 @@ def halve(
     if s.fraction == 1: return list(toolbox.map(toolbox.evaluate, genomes, repeat(1)))
     ranked = sorted(genomes, key=lambda g: toolbox.evaluate(g, 0))
     unbeaten = front([ev.order[g, 0] for g in ranked])
-    cheap = [tuple(e["genome"]) for e in unbeaten if e["cost"] < 0.9 * s.budget][:places // 3]
+    cheap = [tuple(e["genome"]) for e in unbeaten if e["cost"] < 0.9 * ev.budget][:places // 3]
     chosen = list(dict.fromkeys([*cheap, *ranked]))[:places]
     list(toolbox.map(toolbox.evaluate, chosen, repeat(1)))
 
@@ -273,17 +286,16 @@ def default(
     "Our evolution: begin with common practice, spend the budget, halve, take small steps."
     s, seen = ev.settings, set()
     with reserved(ev):
-        if s.practice:
-            yield from practice(ev, toolbox)
-            measure_harm(ev)
-        genomes = first_generation(ev, toolbox, rng)
+        if s.practice: yield from practice(ev, toolbox)
+        measure_harm(ev)
         for i in range(s.generations):
-            if i: halve(ev, toolbox, list(dict.fromkeys(genomes)))
-            else: list(toolbox.map(toolbox.evaluate, genomes, repeat(1)))
+            for _ in ev.budgets():
+                genomes = next_generation(ev, toolbox, rng, seen) if i else first_generation(ev, toolbox, rng)
+                if i: halve(ev, toolbox, genomes)
+                else: list(toolbox.map(toolbox.evaluate, genomes, repeat(1)))
+                seen.update(genomes)
             yield
-            seen.update(genomes)
-            genomes = next_generation(ev, toolbox, rng, seen)
-    yield from last_rung(ev, toolbox)
+    yield from fresh_noise(ev, toolbox)
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #9270cabf
 def next_generation(
@@ -291,37 +303,50 @@ def next_generation(
     seen:set,    # genomes that were judged before
 )->list:
     "Children that were not seen before; every fourth descends from the front and gets a smaller budget."
-    s, genomes = ev.settings, []
-    best = toolbox.select(s.parents, 1)
+    size, genomes = population(ev), []
+    best = toolbox.select(ev.settings.parents, 1) + best_of_others(ev)
     cheap = toolbox.select_front() or best
-    for i in range(50 * s.population):
+    for i in range(50 * size):
         if i % 4 == 3: limit, family = smaller_budget(ev, rng), cheap
-        else: limit, family = s.budget, best
+        else: limit, family = ev.budget, best
         g = toolbox.fit(toolbox.vary(family), limit)
         if g not in seen and g not in genomes: genomes.append(g)
-        if len(genomes) == s.population: break
+        if len(genomes) == size: break
     return genomes
+
+def best_of_others(ev:Evaluator)->list:
+    "The best genome of rung 1 within each of the other budgets."
+    now = ev.budget
+    found = [g for budget in ev.budgets() if budget != now for g in ev.best(1, 1)]
+    ev.budget = now
+    return found
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #b968a1f0
 def smaller_budget(ev:Evaluator, rng)->float:
     "A random budget, from 30 % of the whole or what the cheapest policy costs, to the whole."
-    budget, space = ev.settings.budget, ev.space
+    budget, space = ev.budget, ev.space
     least = max(0.3 * budget, ev.price.cheapest(space.bits, space.steps[0], space.float_ops))
     return type(budget)(rng.uniform(least, budget)) if least < budget else budget
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-017
 def finalists(ev:Evaluator)->int:
-    "How many policies the last rung judges; ten in the published algorithm."
-    return 10 if ev.settings.preset == "published" else max(4, ev.settings.population // ev.settings.fraction)
+    "How many policies the last rung judges for a budget; ten in the published algorithm."
+    s = ev.settings
+    return 10 if s.preset == "published" else max(3, max(4, s.population // s.fraction) // (1 + len(s.smaller)))
+
+def rounds(ev:Evaluator)->list:
+    "(rung, number of policies) of each round on fresh noise."
+    return [(rung, finalists(ev) * (1 if rung == len(ev.rungs) - 1 else 2)) for rung in range(2, len(ev.rungs))]
 
 @contextmanager
 def reserved(ev:Evaluator):
-    "Put NFE aside for the last rung, if they suffice for two policies; running out of the others ends the block."
+    "Put NFE aside for fresh noise, if they suffice for two policies; running out of the others ends the block."
     nfe = 0
-    if len(ev.rungs) == 3 and math.isfinite(ev.max_nfe):
-        least, most = (ev.nfe_for(longest_or_shortest(ev, n), 2) for n in ev.space.steps)
-        nfe = min(finalists(ev) * most, ev.max_nfe / 3)
-        if nfe < 2 * least: nfe = 0
+    if rounds(ev) and math.isfinite(ev.max_nfe):
+        least, most = (longest_or_shortest(ev, n) for n in ev.space.steps)
+        each = sum(number * ev.nfe_for(most, rung) for rung, number in rounds(ev))
+        nfe = min(each * (1 + len(ev.settings.smaller)), ev.max_nfe / 3)
+        if nfe < 2 * ev.nfe_for(least, rounds(ev)[0][0]): nfe = 0
     ev.max_nfe -= nfe
     try: yield
     except OutOfNFE: pass
@@ -332,24 +357,31 @@ def longest_or_shortest(ev:Evaluator, n:int):
     policy = ev.space.decode(ev.space.cheapest())
     return policy.replace(timesteps=tuple(range(n, 0, -1)), schedule=())
 
-def last_rung(ev:Evaluator, toolbox):
-    "Judge the best on fresh noise: two of common practice, and the best of all. Yields once if there is such a rung."
-    if len(ev.rungs) < 3: return
-    ranked = [tuple(g) for g in toolbox.select(len(ev.order), 1)]
-    common = [g for g in ranked if g in ev.practice][:2]
-    others = [g for g in ranked if g not in ev.practice][:finalists(ev) - len(common)]
-    mixed = [g for pair in zip(others, common) for g in pair] + others[len(common):] + common[len(others):]
-    try: list(toolbox.map(toolbox.evaluate, mixed, repeat(2)))
-    except OutOfNFE: pass
+def fresh_noise(ev:Evaluator, toolbox):
+    "Judge the best of each budget on fresh noise, round by round. Yields once if there is any."
+    if not rounds(ev): return
+    for _ in ev.budgets():
+        with suppress(OutOfNFE): judge_anew(ev, toolbox)
     yield
+
+def judge_anew(ev:Evaluator, toolbox):
+    "The rounds on fresh noise for one budget; a third of the places is for common practice."
+    before = 1
+    for rung, places in rounds(ev):
+        ranked = [tuple(g) for g in toolbox.select(len(ev.order), before)]
+        common = [g for g in ranked if g in ev.practice][:max(1, places // 3)]
+        others = [g for g in ranked if g not in ev.practice][:places - len(common)]
+        mixed = [g for pair in zip(others, common) for g in pair] + others[len(common):] + common[len(others):]
+        list(toolbox.map(toolbox.evaluate, mixed, repeat(rung)))
+        before = rung
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #8c7b7424
 def practice_only(
     ev:Evaluator, toolbox, rng,
 ):                    # yields after each part
-    "Common practice, with the best of it judged on the last rung."
+    "Common practice, with the best of it judged on fresh noise."
     with reserved(ev): yield from practice(ev, toolbox)
-    yield from last_rung(ev, toolbox)
+    yield from fresh_noise(ev, toolbox)
 
 PRESETS = dict(published=published, default=default, practice=practice_only)
 SIZES = dict(published=dict(population=50, generations=20), default=dict(population=24, generations=1000),
