@@ -146,7 +146,7 @@ def test_policy_that_is_no_json(tmp_path):
 
 
 @pytest.mark.parametrize("option, value", [
-    ("--bits", "4,x"), ("--bits", "9"), ("--steps", "0"), ("--steps", "9-3"), ("--budget-bitops", "much"),
+    ("--bits", "4,x"), ("--bits", "9"), ("--steps", "0"), ("--steps", "9-3"), ("--budget-bitops", "much"), ("--budget-bitops", "0.1,much"),
     ("--budget-bitops", "-1")])
 def test_wrong_options(option, value, tmp_path):
     assert refused("search", "reference", "--out", tmp_path/"run", f"{option}={value}")
@@ -223,13 +223,16 @@ def test_a_run_keeps_its_supernet(tmp_path):
     from tmpq_dm import Supernet, open_denoiser
     args = ("search", "reference", "--bits", "8", "--steps", "3", "--num-images", "8", "--max-nfe", "200",
             "--fitness", "frechet", "--samplers", "ddim", "--final-images", "16",
-            "--budget-bitops", "1", "--out", tmp_path/"run")
+            "--budget-bitops", "1,0.5", "--out", tmp_path/"run")
     assert "holds no supernet" in refused(*args, "--supernet", tmp_path/"typo")
     assert not (tmp_path/"run").exists() and not (tmp_path/"typo").exists()
     for seed in (0, 1):
         net = Supernet(open_denoiser(), (8,)).calibrate(32, 0, seed=seed, progress=False)
         net.save(tmp_path/f"{seed}")
     assert (r := tmpq(*args, "--supernet", tmp_path/"0")).returncode == 0, r.stderr
+    assert r.stdout.count("within ") == 2
+    smaller, = (tmp_path/"run/within").iterdir()       # one search has a policy for each budget
+    assert (smaller/"best/policy.json").exists()
     kept = tmp_path/"run/supernet/supernet.safetensors"
     given = (tmp_path/"0/supernet.safetensors").read_bytes()
     assert kept.read_bytes() == given
