@@ -222,10 +222,10 @@ def fitness_of_search(a, den, features, statistics)->tuple:
     return fitness, make_fitness(last, den, num_images=number, seed=a.seed + 1001, **kw)
 
 def samplers_of_search(a, den)->tuple:
-    "The samplers to choose from: those that were named, or all that draw no noise of their own."
+    "The samplers to choose from: those that were named, or the model's own and all that draw no noise of their own."
     if a.samplers: return tuple(a.samplers.split(","))
     fixed = a.sampler or a.preset == "published" or den.sampler == "flow"
-    return (den.sampler,) if fixed else DETERMINISTIC
+    return (den.sampler,) if fixed else tuple(dict.fromkeys((den.sampler, *DETERMINISTIC)))
 
 DETERMINISTIC = "ddim", "dpm++", "dpm++3"      # Heun evaluates the network twice a step; whoever wants it names it
 
@@ -248,7 +248,7 @@ def run_search(a):
     real = real_images(a.model, a.real, a.real_size)
     net = supernet_of_run(den, a, bits)
     groups = quadratic_groups(hi, den.num_train_timesteps)
-    per_group = 1 if a.preset == "published" else crowding(groups, (lo, hi), den.num_train_timesteps)
+    per_group = 1 if a.preset == "published" else crowding(groups, (lo, hi), den)
     space = SearchSpace(net, groups, bits, (lo, hi), per_group, samplers_of_search(a, den), a.segments)
     fitness, final = fitness_of_search(a, den, *real)
     run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_nfe, a.population, a.generations, a.seed,

@@ -8,7 +8,7 @@ __all__ = ['Practice', 'even_lists', 'affordable_bits']
 # %% ../../nbs/07_searching/04_practice.ipynb #f005ec29
 from dataclasses import dataclass
 from ..policy import FP, Policy
-from ..sampling.schedulers import uniform_timesteps
+from ..sampling.schedulers import even_timesteps, uniform_timesteps
 from .space import SearchSpace, check_list
 from ..core.errors import TmpqError
 
@@ -23,7 +23,7 @@ class Practice:
     "A policy that takes no search: a sampler, even steps, uniform bits, and layers that are exempt."
     sampler:str
     steps:int
-    spacing:str      # of the steps: 'leading' or 'trailing'
+    spacing:str      # of the steps, one of `spacings`
     bits:tuple       # of weights and of activations; products of attention take those of activations
     exempt:str       # a key of `EXEMPT`: what has the highest precision instead
 
@@ -36,26 +36,35 @@ class Practice:
         (w, a), high, roles = self.bits, max(space.bits), EXEMPT[self.exempt]
         def pair(o): return (high, high) if o.role in roles else ((a if o.kind in ("qk", "pv") else w), a)
         table = {o.name: (FP, FP) if o.name in space.float_ops else pair(o) for o in space.net.ops}
-        timesteps = tuple(space.first + t for t in even(space, self.steps, self.spacing))
+        timesteps = tuple(space.first + t for t in even(space.net, self.steps, self.spacing))
         return space.encode(Policy(timesteps, (table,), model=space.net.fingerprint, sampler=self.sampler,
                                    guidance=getattr(space.net, "guidance", None)))
 
 # %% ../../nbs/07_searching/04_practice.ipynb #9a121087
-def even(space:SearchSpace, n:int, spacing:str)->tuple:
+def spacings(net)->tuple:
+    "How a user may space steps; in flow matching also as the model's own scheduler does, which shifts them."
+    return EVEN_SPACINGS + (("shifted",) if getattr(net, "first_timestep", 0) else ())
+
+def even(
+    net,             # a supernet or `Denoiser`
+    n:int, spacing:str,
+)->tuple:
     "Even timesteps, counted from the first."
-    return uniform_timesteps(n, space.num_train, spacing)
+    if spacing in EVEN_SPACINGS: return uniform_timesteps(n, net.num_train_timesteps, spacing)
+    return tuple(t - net.first_timestep for t in even_timesteps(getattr(net, "denoiser", net).scheduler, n))
 
 def fits(space:SearchSpace, n:int, spacing:str)->bool:
     "Whether the groups of a space hold such a list."
-    try: check_list(space, sorted(even(space, n, spacing)))
+    try: check_list(space, sorted(even(space.net, n, spacing)))
     except TmpqError: return False
     return True
 
 def crowding(
-    groups, steps:tuple, num_train:int,   # see `SearchSpace`
+    groups, steps:tuple,    # see `SearchSpace`
+    net,                    # a supernet or `Denoiser`
 )->int:
     "How many timesteps a group must be able to give to hold every even list of so many steps."
-    lists = [uniform_timesteps(n, num_train, s) for n in range(steps[0], steps[1] + 1) for s in EVEN_SPACINGS]
+    lists = [even(net, n, s) for n in range(steps[0], steps[1] + 1) for s in spacings(net)]
     return max(sum(lo <= t < hi for t in ts) for ts in lists for lo, hi in groups)
 
 # %% ../../nbs/07_searching/04_practice.ipynb #a06d7093
@@ -65,7 +74,7 @@ def even_lists(
     "The lists of timesteps to compare first."
     lo, hi = space.steps
     top = (max(space.bits),) * 2
-    choices = [(name, s) for name in space.samplers for s in EVEN_SPACINGS]
+    choices = [(name, s) for name in space.samplers for s in spacings(space.net)]
     every = {n: [Practice(name, n, s, top, "no layer") for name, s in choices if fits(space, n, s)]
              for n in range(lo, hi + 1)}
     return {n: lists for n, lists in every.items() if lists}
