@@ -358,22 +358,22 @@ def longest_or_shortest(ev:Evaluator, n:int):
     return policy.replace(timesteps=tuple(range(n, 0, -1)), schedule=())
 
 def fresh_noise(ev:Evaluator, toolbox):
-    "Judge the best of each budget on fresh noise, round by round. Yields once if there is any."
+    """Judge the best of each budget on fresh noise, round by round: for each the best, and the best of common practice,
+    before more of either. Yields once if there is such noise."""
     if not rounds(ev): return
-    for _ in ev.budgets():
-        with suppress(OutOfNFE): judge_anew(ev, toolbox)
+    for rung, places in rounds(ev):
+        for few in (2, places):
+            for _ in ev.budgets():
+                with suppress(OutOfNFE): judge_anew(ev, toolbox, rung, few)
     yield
 
-def judge_anew(ev:Evaluator, toolbox):
-    "The rounds on fresh noise for one budget; a third of the places is for common practice."
-    before = 1
-    for rung, places in rounds(ev):
-        ranked = [tuple(g) for g in toolbox.select(len(ev.order), before)]
-        common = [g for g in ranked if g in ev.practice][:max(1, places // 3)]
-        others = [g for g in ranked if g not in ev.practice][:places - len(common)]
-        mixed = [g for pair in zip(others, common) for g in pair] + others[len(common):] + common[len(others):]
-        list(toolbox.map(toolbox.evaluate, mixed, repeat(rung)))
-        before = rung
+def judge_anew(ev:Evaluator, toolbox, rung:int, places:int):
+    "A round on fresh noise for one budget; a third of the places is for common practice."
+    ranked = [tuple(g) for g in toolbox.select(len(ev.order), rung - 1)]
+    common = [g for g in ranked if g in ev.practice][:max(1, places // 3)]
+    others = [g for g in ranked if g not in ev.practice][:places - len(common)]
+    mixed = [g for pair in zip(others, common) for g in pair] + others[len(common):] + common[len(others):]
+    list(toolbox.map(toolbox.evaluate, mixed, repeat(rung)))
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #8c7b7424
 def practice_only(
