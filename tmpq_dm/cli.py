@@ -209,11 +209,14 @@ def fitness_of_search(a, den, features, statistics)->tuple:
     """The fitness that was asked for (if none was, the distance to real images where there are any), and the one on
     fresh noise by which the winner is chosen; None with --final-images 0."""
     from tmpq_dm.evaluation.fitness import make_fitness
+    from tmpq_dm.models.reference import reference_features
+    from tmpq_dm.models.texture import bundled_judges
     name = a.fitness or ("trajectory" if statistics is None else "paired")
     fits = features is None or features.shape in (None, den.shape)
     require(name == "trajectory" or fits, a.model, f"draws images {tuple(den.shape)}, the features are of "
             f"{tuple(getattr(features, 'shape', None) or ())}; use --fitness trajectory")
     kw = dict(features=features, statistics=statistics, batch_size=a.batch)
+    if features is reference_features() and name in ("paired", "frechet"): features, statistics = bundled_judges()
     reference = 4 if name == "paired" else 1      # the distance at so many more images is estimated
     fitness = make_fitness(name, den, num_images=reference * a.num_images, seed=a.seed + 1, **kw)
     number = (a.num_images if name == "trajectory" else 512) if a.final_images is None else a.final_images

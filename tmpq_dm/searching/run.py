@@ -18,6 +18,7 @@ from ..core.trees import leaves
 from ..policy import Policy
 from ..sampling.trajectories import noise_of
 from ..evaluation.cost import BitOPs, Price, as_budget, at_most, with_prefix
+from ..evaluation.fitness import several
 from .space import SearchSpace
 from .budget import repair
 from .record import Record, fitness_of
@@ -92,11 +93,14 @@ def describe_fitness(fitness)->dict:
     noise = getattr(fitness, "noise", None)
     parts = dict(noise=None if noise is None else noise_of(noise), reference=getattr(fitness, "reference", None))
     for i, c in enumerate(leaves(getattr(noise, "cond", None))): parts[f"condition {i}"] = c
-    for k, v in (getattr(fitness, "statistics", None) or {}).items():
-        if k in ("mu", "sigma"): parts[k] = v
+    judges = getattr(fitness, "features", None)
+    for i, known in enumerate(several(getattr(fitness, "statistics", None) or [])):
+        parts |= {f"{k} {i}": v for k, v in known.items() if k in ("mu", "sigma")}
+    for i, shown in enumerate(several(parts.pop("reference"))): parts[f"reference {i}"] = shown
     means = {k: round(float(v.double().abs().mean()), 9) for k, v in parts.items() if hasattr(v, "double")}
     number = dict(images=len(noise)) if noise is not None else {}
-    return dict(name=getattr(fitness, "name", type(fitness).__name__)) | number | means
+    names = [getattr(f, "name", type(f).__name__) for f in several(judges)] if judges else []
+    return dict(name=getattr(fitness, "name", type(fitness).__name__), features=names) | number | means
 
 def calibration_of(net)->dict:
     "How a supernet was calibrated; empty for what is no supernet."
