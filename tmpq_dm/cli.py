@@ -215,8 +215,8 @@ def fitness_of_search(a, den, features, statistics)->tuple:
     fits = features is None or features.shape in (None, den.shape)
     require(name == "trajectory" or fits, a.model, f"draws images {tuple(den.shape)}, the features are of "
             f"{tuple(getattr(features, 'shape', None) or ())}; use --fitness trajectory")
-    kw = dict(features=features, statistics=statistics, batch_size=a.batch)
     if features is reference_features() and name in ("paired", "frechet"): features, statistics = bundled_judges()
+    kw = dict(features=features, statistics=statistics, batch_size=a.batch)
     reference = 4 if name == "paired" else 1      # the distance at so many more images is estimated
     fitness = make_fitness(name, den, num_images=reference * a.num_images, seed=a.seed + 1, **kw)
     number = (a.num_images if name == "trajectory" else 512) if a.final_images is None else a.final_images
@@ -573,7 +573,8 @@ OPTIONS = {     # that several commands have, or that need no more than this
     # the search
     "recipe": dict(metavar="NAME", help="take model and options from a recipe (see tmpq-dm recipes), or from a JSON "
                    "file like one; options on the command line take precedence"),
-    "fitness": dict(choices=("trajectory", "paired", "frechet", "kid", "is"), help="what to minimise (default: paired, "
+    "fitness": dict(choices=("trajectory", "paired", "frechet", "kid", "is"), help="what to minimise; the bundled "
+                    "model's distances are those of both its judges, added (default: paired, "
                     "a Fréchet distance for few images, if there is a real side; else trajectory)"),
     "preset": dict(default="default", choices=("default", "published", "practice"), help="our algorithm, that of the "
                    "paper, or only what can be had without a search"),
