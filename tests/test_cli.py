@@ -233,6 +233,7 @@ def test_a_run_keeps_its_supernet(tmp_path):
     assert r.stdout.count("within ") == 2
     smaller, = (tmp_path/"run/within").iterdir()       # one search has a policy for each budget
     assert (smaller/"best/policy.json").exists()
+    assert smaller.name in (tmp_path/"run/report.html").read_text()
     kept = tmp_path/"run/supernet/supernet.safetensors"
     given = (tmp_path/"0/supernet.safetensors").read_bytes()
     assert kept.read_bytes() == given

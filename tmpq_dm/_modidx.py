@@ -1892,6 +1892,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'tmpq_dm/searching/report.py'),
                                           'tmpq_dm.searching.report.settings_html': ( '07_searching/report.html#settings_html',
                                                                                       'tmpq_dm/searching/report.py'),
+                                          'tmpq_dm.searching.report.smaller_html': ( '07_searching/report.html#smaller_html',
+                                                                                     'tmpq_dm/searching/report.py'),
                                           'tmpq_dm.searching.report.table_html': ( '07_searching/report.html#table_html',
                                                                                    'tmpq_dm/searching/report.py')},
             'tmpq_dm.searching.run': { 'tmpq_dm.searching.run.Choice': ('07_searching/run.html#choice', 'tmpq_dm/searching/run.py'),

@@ -220,7 +220,7 @@ def settings_html(
             "timesteps": f"{lo} to {hi} of {space['num_train_timesteps']}, from {len(space['groups'])} groups",
             "bits": ", ".join(map(str, space["bits"])),
             "operations": f"{len(space['ops'])}, {len(space['float_ops'])} of them in floating point",
-            "fitness": s["fitness"]["name"],
+            "fitness": ", ".join([s["fitness"]["name"], *map(html.escape, s["fitness"].get("features", ()))]),
             "images": s["num_images"],
             "budget": f"{with_prefix(s['budget'], price['unit'])} ({price['name']})",
             "algorithm": s["preset"],
@@ -240,7 +240,7 @@ def report(
     found, common = (folder/name/"policy.json" for name in ("best", "practice"))
     common = Policy.load(common) if common.exists() else None
     parts = [heading_html(folder.name, entries, Policy.load(found), common),
-             comparison(read_json(summary)) if summary.exists() else "",
+             comparison(read_json(summary)) if summary.exists() else "", smaller_html(folder/"within"),
              *figures_html(folder/"figures"),
              settings_html(info["settings"])]
     write_atomic(folder/"report.html", "\n".join(part for part in parts if part))
@@ -265,6 +265,17 @@ def practice_html(best:Policy, common)->str:
     text = (f"<p>Common practice, without a search: fitness {m['fitness']:.4g} on {m['num_images']} images at "
             f"{m['bitops']/1e9:,.2f} G BitOPs ({html.escape(str(m.get('practice', '')))}).</p>")
     return text + ("<p>Nothing beat it, so it is the result.</p>" if best == common else "")
+
+def smaller_html(folder:Path)->str:
+    "What was found for smaller budgets, beside common practice; nothing if there were none."
+    rows = []
+    for place in sorted(folder.glob("*"), key=lambda p: -Policy.load(p/"best/policy.json").measured["cost"]):
+        best, common = (Policy.load(p) if p.exists() else None
+                        for p in (place/"best/policy.json", place/"practice/policy.json"))
+        rows.append((html.escape(place.name), best.sampler, len(best), f"{best.measured['bitops']/1e9:,.2f} G",
+                     f"{best.measured['fitness']:.4g}", f"{common.measured['fitness']:.4g}" if common else "none"))
+    head = ["within", "sampler", "steps", "BitOPs", "fitness", "of common practice"]
+    return "<h2>Smaller budgets</h2>" + table_html(head, rows) if rows else ""
 
 TITLES = dict(samples="Samples, from the same noise", front="The front", bits="Bits and timesteps", progress="Progress",
               divergence="Where the features change")
