@@ -220,7 +220,7 @@ def settings_html(
             "timesteps": f"{lo} to {hi} of {space['num_train_timesteps']}, from {len(space['groups'])} groups",
             "bits": ", ".join(map(str, space["bits"])),
             "operations": f"{len(space['ops'])}, {len(space['float_ops'])} of them in floating point",
-            "fitness": ", ".join([s["fitness"]["name"], *map(html.escape, s["fitness"].get("features", ()))]),
+            "fitness": ", ".join([s["fitness"]["name"], *s["fitness"].get("features", ())]),
             "images": s["num_images"],
             "budget": f"{with_prefix(s['budget'], price['unit'])} ({price['name']})",
             "algorithm": s["preset"],
@@ -272,7 +272,7 @@ def smaller_html(folder:Path)->str:
     for place in sorted(folder.glob("*"), key=lambda p: -Policy.load(p/"best/policy.json").measured["cost"]):
         best, common = (Policy.load(p) if p.exists() else None
                         for p in (place/"best/policy.json", place/"practice/policy.json"))
-        rows.append((html.escape(place.name), best.sampler, len(best), f"{best.measured['bitops']/1e9:,.2f} G",
+        rows.append((place.name, best.sampler, len(best), f"{best.measured['bitops']/1e9:,.2f} G",
                      f"{best.measured['fitness']:.4g}", f"{common.measured['fitness']:.4g}" if common else "none"))
     head = ["within", "sampler", "steps", "BitOPs", "fitness", "of common practice"]
     return "<h2>Smaller budgets</h2>" + table_html(head, rows) if rows else ""
