@@ -146,7 +146,8 @@ def test_policy_that_is_no_json(tmp_path):
 
 
 @pytest.mark.parametrize("option, value", [
-    ("--bits", "4,x"), ("--bits", "9"), ("--steps", "0"), ("--steps", "9-3"), ("--budget-bitops", "much"), ("--budget-bitops", "0.1,much"),
+    ("--bits", "4,x"), ("--bits", "9"), ("--steps", "0"), ("--steps", "9-3"), ("--budget-bitops", "much"),
+    ("--budget-bitops", "0.1,much"),
     ("--budget-bitops", "-1")])
 def test_wrong_options(option, value, tmp_path):
     assert refused("search", "reference", "--out", tmp_path/"run", f"{option}={value}")

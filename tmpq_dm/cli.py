@@ -31,7 +31,8 @@ def count(text)->int:
 def numbers(text)->list:
     "Comma-separated numbers."
     try: return [float(x) for x in text.split(",")]
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} is not a number or a list such as 0.1,0.05") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or a list such as 0.1,0.05") from None
 
 def steps_range(text)->tuple:
     "'10' as (10, 10), '6-16' as (6, 16)."
