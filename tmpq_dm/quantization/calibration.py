@@ -23,7 +23,7 @@ from ..sampling.trajectories import calibration_data
 from .layers import ActSets
 from .network import QuantizedNetwork, quantizers_of, set_layer, set_table
 from .reconstruction import (Block, blocks_of, channel_axis, correct_bias, draw, find_ranges,
-    in_batches, level_rows, observe, reconstruct, release)
+    in_batches, level_rows, observe, reconstruct, release, round_block)
 from .tiar import calibrate_block
 
 # %% ../../nbs/06_quantization/07_calibration.ipynb #46034888
@@ -31,7 +31,8 @@ from .tiar import calibrate_block
 class CalibrationSettings:
     "How a supernet is calibrated; saved with it as it is."
     num_samples:int=256       # pairs (x_t, t) of calibration data
-    iterations:int=150        # of learning for each block; 0 finds ranges and corrections only
+    iterations:int=150        # of learning for the temporal block, and where rounding is learned for every block
+    rounding:str="gptq"       # of weights: 'gptq', for the output of their layer; or 'learned', as in the papers
     seed:int=0
     near:float=0.5            # share of the operands at the level's precision in an iteration; the others draw theirs
     unbias:bool=True          # correct the mean of blocks, and the slope of layers
@@ -44,7 +45,7 @@ class CalibrationSettings:
     alone:dict=None           # the precision table, if it was calibrated for one policy
 
 # %% ../../nbs/06_quantization/07_calibration.ipynb #cell-038
-SUPERNET_VERSION = 1
+SUPERNET_VERSION = 2
 
 def identity(net)->dict:
     "What a calibration belongs to."
@@ -154,7 +155,8 @@ def calibrate_layers(
     else:
         with torch.no_grad(): block.target = torch.cat([block.run(net, rows) for rows in batches])
     find_ranges(net, block)
-    error = reconstruct(net, block, settings.iterations, rng, settings.near, size)
+    if settings.rounding == "gptq": error = round_block(net, block)
+    else: error = reconstruct(net, block, settings.iterations, rng, settings.near, size)
     release(net, ops + inner)
     if settings.unbias: correct_bias(net, block)
     return error
@@ -215,6 +217,8 @@ def prepare(net, settings, policy):
     require(num_samples >= least, "num_samples",
             f"{num_samples} is too few to calibrate {len(net.bits)} precisions on; give at least {least}")
     require(fsc in ("none", "block", "all"), "fsc", f"{fsc!r} is unknown; choose none, block or all")
+    require(settings.rounding in ("gptq", "learned"), "rounding",
+            f"{settings.rounding!r} is unknown; choose gptq or learned")
     if policy: policy.check(net, bits=net.bits)
     constant = policy is None or len(policy.tables) == 1
     require(constant, "policy", "its bits change with time; a calibration alone needs one table of bits")

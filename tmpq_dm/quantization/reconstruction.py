@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 import torch
+import torch.nn.functional as F
 from torch import nn, Tensor
 from ..core.errors import require
 from ..core.hooks import hooked
@@ -21,6 +22,7 @@ from ..models.denoiser import Denoiser, run_network
 from .grid import OBSERVERS, levels, lsq, soft_up, start_up, undecided
 from .layers import FLOAT, ActSets, Quantizer, QuantLayer, Recorder, acts_of
 from .network import QuantizedNetwork, operands, quantizers_of, set_table
+from .rounding import number_of_parts, round_for_output
 
 # %% ../../nbs/06_quantization/05_reconstruction.ipynb #cell-005
 def in_batches(start:int, stop:int, size:int)->list:
@@ -180,6 +182,47 @@ def find_ranges(
             require(bool(values.isfinite().all()), f"calibration: {key[0]}", hint)
             grids.setdefault(key, []).append([observer(values[some].flatten(), b) for some in near])
     for key, by_bits in grids.items(): net.acts[key] = acts_of(net.bits, by_bits, net.keys)
+
+# %% ../../nbs/06_quantization/05_reconstruction.ipynb #36dd7182
+POSITIONS = 3000     # of a batch, whose inputs enter the moments of a layer
+
+def input_rows(net, name, x, y)->Tensor:   # (n, parts, d)
+    "What the outputs of a layer are computed from: a row of inputs for each position, in parts."
+    site, weight = net.sites[name], net.sites[name].source.full
+    positions = y[0].numel() // y.shape[channel_axis(y)]
+    x = x[::max(1, -(-len(x) * positions // POSITIONS))].float()
+    parts = number_of_parts(weight[0].numel())
+    if weight.dim() == 4:
+        how = dict(site.run.keywords)
+        parts *= how.pop("groups")
+        x = F.unfold(x, weight.shape[2:], **how).transpose(1, 2)
+    return x.flatten(0, -2).unflatten(1, (parts, -1))
+
+@torch.no_grad()
+def round_block(
+    net:QuantizedNetwork, block:Block,
+)->float:            # relative error of the output, mean over the precisions
+    "Round the weights of a block for the outputs of their layers, at every precision."
+    moments, layers = {}, {o.name: o for o in block.ops if not o.product}
+    def add(name, layer, args, kwargs, y):
+        x = input_rows(net, name, args[0], y)
+        moments[name] = moments.get(name, 0) + torch.einsum("npd,npe->pde", x, x)
+    release(net, block.ops + block.inner)
+    with hooked(net.model, layers, after=add):
+        for rows in in_batches(0, len(block.t), block.chunk or 32): block.run(net, rows)
+    for name, o in layers.items():
+        groups = net.sites[name].run.keywords["groups"] if o.kind == "conv" else 1
+        round_for_output(net.weights[name], moments[name], groups)
+    return sum(error_of_block(net, block, b) for b in net.bits) / len(net.bits)
+
+@torch.no_grad()
+def error_of_block(net, block, level)->float:
+    "The relative error of a block's output at a precision, on its first samples."
+    set_table(net, table_at(net, block.ops, level))
+    rows = slice(0, 8)
+    error = (block.run(net, rows, level) - block.target[rows]).pow(2).mean() / block.target.var().clamp(min=1e-12)
+    release(net, block.ops + block.inner)
+    return error.item()
 
 # %% ../../nbs/06_quantization/05_reconstruction.ipynb #cell-013
 def learnables(
