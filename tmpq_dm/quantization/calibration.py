@@ -32,9 +32,9 @@ class CalibrationSettings:
     "How a supernet is calibrated; saved with it as it is."
     num_samples:int=256       # pairs (x_t, t) of calibration data
     iterations:int=150        # of learning for the temporal block, and where rounding is learned for every block
-    rounding:str="gptq"       # of weights: 'gptq', for the output of their layer; or 'learned', as in the papers
     seed:int=0
     near:float=0.5            # share of the operands at the level's precision in an iteration; the others draw theirs
+    rounding:str="gptq"       # of weights: 'gptq', for the output of their layer; or 'learned', as in the papers
     unbias:bool=True          # correct the mean of blocks, and the slope of layers
     adapt:bool=True           # correct the output of each step, for every policy that is set
     tiar:bool=True            # learn the temporal block as a whole
@@ -146,7 +146,7 @@ def calibrate_layers(
     rng:random.Random,
     done:list,                   # operations that are calibrated already
 )->float:                        # relative error of the block's output
-    "Find the ranges of a block of layers, reconstruct it on its quantized inputs, and correct its mean error."
+    "Find the ranges of a block of layers on its quantized inputs, round its weights, and correct its mean error."
     size, batches = settings.batch_size, in_batches(0, len(x), settings.batch_size)
     inner = [o for o in done if o.name.startswith(path + ".")]
     inputs = quantized_inputs(net, path, x, t, cond, settings, rng, done)
