@@ -76,6 +76,16 @@ class Fitness:
         enough = n > 1 or self.name == "trajectory"
         require(enough, "fitness", f"one image has no distribution; give {self.name} at least 2")
 
+    def draw_reference(self,
+        den,   # the full-precision `Denoiser`
+    ):         # itself, to chain
+        "Let full precision draw what policies are compared with, where that is needed."
+        if self.timesteps is None or self.reference is not None: return self
+        images = sample(den, self.timesteps, self.noise, batch_size=self.batch_size, decode=self.decode)
+        one = self.name == "trajectory"
+        self.reference = images if one else [extract(network, images) for network in several(self.features)]
+        return self
+
     def score(self, images:Tensor)->float:
         "The number to minimise, of finite images."
         if self.name == "trajectory":
@@ -126,6 +136,20 @@ def check_inputs(
     problem = f"needs {' and '.join(missing)}; give them, or choose trajectory, which needs no data"
     require(not missing, f"fitness {name}", problem)
 
+# %% ../../nbs/05_evaluation/01_fitness.ipynb #7f3b19d5
+def planned_fitness(
+    name, den, timesteps_reference=None, num_images=256, seed=0, batch_size=32, features=None, statistics=None,
+)->Fitness:
+    "What `make_fitness` makes, before full precision has drawn anything."
+    check_inputs(name, features, statistics)
+    noise = starts(den, num_images, seed)
+    if name not in REFERENCE_STEPS: return Fitness(name, noise, batch_size, features, statistics)
+    timesteps = timesteps_reference or even_timesteps(den.scheduler, REFERENCE_STEPS[name])
+    # latents differ where their images do, and decoding is expensive
+    decode = name != "trajectory" or den.decoder is None
+    nfe = num_images * den.passes * len(den.steps_of_calls(len(timesteps)))
+    return Fitness(name, noise, batch_size, features, statistics, None, nfe, decode, timesteps)
+
 # %% ../../nbs/05_evaluation/01_fitness.ipynb #eadcb650
 def make_fitness(
     name:str,                  # 'paired', 'frechet', 'kid', 'is' or 'trajectory'
@@ -141,13 +165,5 @@ def make_fitness(
 
     Raises `TmpqError` for an unknown name or if something is missing.
     """
-    check_inputs(name, features, statistics)
-    noise = starts(den, num_images, seed)
-    if name not in REFERENCE_STEPS: return Fitness(name, noise, batch_size, features, statistics)
-    timesteps = timesteps_reference or even_timesteps(den.scheduler, REFERENCE_STEPS[name])
-    # latents differ where their images do, and decoding is expensive
-    decode = name != "trajectory" or den.decoder is None
-    images = sample(den, timesteps, noise, batch_size=batch_size, decode=decode)
-    reference = images if name == "trajectory" else [extract(network, images) for network in several(features)]
-    nfe = num_images * den.passes * len(den.steps_of_calls(len(timesteps)))
-    return Fitness(name, noise, batch_size, features, statistics, reference, nfe, decode, timesteps)
+    planned = planned_fitness(name, den, timesteps_reference, num_images, seed, batch_size, features, statistics)
+    return planned.draw_reference(den)

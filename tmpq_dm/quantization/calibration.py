@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from ..core.errors import brief, is_int, require
 from ..core.files import write_atomic
 from ..core.folders import locked, read_sealed, strangers, write_sealed
 from ..core.hooks import hooked
+from ..core.progress import bar_over
 from ..core.trees import hash_of, rows_of
 from ..policy import FP, Policy
 from ..sampling.schedulers import alphas
@@ -285,7 +285,7 @@ def calibrate_blocks(net, s:CalibrationSettings, folder:Path, progress:bool)->Ca
     rng, done = random.Random(s.seed), []
     finished = pick_up(net, folder, whole, rng) if folder else []
     x, t, cond = calibration_data(net.denoiser, s.num_samples, seed=s.seed, times=s.times)
-    bar = tqdm(blocks_of(net.denoiser).items(), desc="calibrating", disable=None if progress else True)
+    bar = bar_over(blocks_of(net.denoiser).items(), desc="calibrating", unit=" blocks", progress=progress)
     for path, ops in bar:
         ops = [o for o in ops if o.name not in net.float_ops]
         if ops and path not in finished:

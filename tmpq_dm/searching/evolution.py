@@ -84,7 +84,7 @@ class Evaluator:
         rungs:list,    # (fitness, number of images) of rungs 0, 1 and, if there are any, those of fresh noise
         record:Record, settings:SearchSettings,
         price:Price,   # what the budget bounds
-        bar,           # a tqdm bar over the NFE
+        bar,           # over the NFE, see `bar_over`
     ):
         self.space, self.rungs, self.record = space, rungs, record
         self.settings, self.price, self.bar = settings, price, bar

@@ -9,11 +9,11 @@ __all__ = ['Found', 'Choice', 'Run', 'search']
 import json, math, random, re, time
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from tqdm.auto import tqdm
 import torch
 from torch import Tensor
 from ..core.errors import require
 from ..core.files import write_json
+from ..core.progress import bar_over
 from ..core.trees import hash_of
 from ..policy import Policy
 from ..sampling.trajectories import noise_of
@@ -240,7 +240,7 @@ def search(
                                   population=population, generations=generations, seed=seed, fit=fit, vary=vary,
                                   **options)
     with opened(asdict(settings), out) as record:
-        with tqdm(total=max_nfe, desc="searching", unit=" NFE", disable=None if progress else True) as bar:
+        with bar_over(total=max_nfe, desc="searching", unit=" NFE", progress=progress) as bar:
             ev = Evaluator(space, rungs, record, settings, price, bar)
             logbook = evolve(ev, fit, vary)
         return conclude(ev, logbook, out, started)
