@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from . import __version__
-from .core.folders import is_ours, require_writable
+from .core.folders import OF_THE_DISK, is_ours, require_writable
 from .policy import FP, SAMPLER_NAMES, Policy
 from .core.errors import TmpqError, require
 from .core.files import read_json, write_json
@@ -743,6 +743,7 @@ def message_of(e)->str:   # None for a fault of the program
     if isinstance(e, TmpqError): return str(e)
     if isinstance(e, MemoryError) or "out of memory" in text or "not enough memory" in text:
         return f"out of memory ({text or type(e).__name__}); give a smaller --batch, or free some"
+    if any(words in text for words in OF_THE_DISK): return f"cannot be written ({text}); free space"
     if not isinstance(e, OSError) or e.errno is None: return None
     if e.errno == errno.EPIPE:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)      # what is left in the buffer goes nowhere
@@ -754,7 +755,8 @@ def check_text(argv):
     "Raise `TmpqError` for a name that cannot be written into a file."
     for text in argv:
         try: text.encode()
-        except UnicodeEncodeError: raise TmpqError(f"{ascii(text)}: is not text in UTF-8; choose another name") from None
+        except UnicodeEncodeError:
+            raise TmpqError(f"{ascii(text)}: is not text in UTF-8; choose another name") from None
 
 # %% ../nbs/09_cli.ipynb #2d4fe748
 def main(argv=None)->int:

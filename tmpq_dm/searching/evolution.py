@@ -131,8 +131,8 @@ class Evaluator:
         entry = self.record.add(genome=list(genome), rung=rung, num_images=num_images, fitness=value,
                                 cost=self.price(policy), bitops=self.bitops(policy), nfe=nfe, steps=len(policy),
                                 **(dict(failed=failed) if failed else {}))
-        require(self.failures < IN_A_ROW, "search: fitness", f"failed {IN_A_ROW} times in a row, at last with {failed}; "
-                "mend that, and run the same command again")
+        require(self.failures < IN_A_ROW, "search: fitness", f"failed {IN_A_ROW} times in a row, at last with "
+                f"{failed}; mend that, and run the same command again")
         return entry
 
     def attempt(self, policy, rung:int)->tuple:   # (fitness, None); (infinity, the reason) if it failed
@@ -146,7 +146,8 @@ class Evaluator:
 
     def show(self):
         best, images = self.best(1), self.rungs[self.rung()][1]
-        if best and best[0].fitness.values[0] < WORST: self.bar.set_postfix_str(f"best {best[0].fitness.values[0]:.4g} on {images} images")
+        value = best[0].fitness.values[0] if best else WORST
+        if value < WORST: self.bar.set_postfix_str(f"best {value:.4g} on {images} images")
 
     def budgets(self):
         "Each budget in turn, the largest first; until the next, it is the one that counts."

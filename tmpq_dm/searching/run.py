@@ -90,7 +90,9 @@ class Run:
         return found_of(self.space, min((e for e in legal if e["rung"] == highest), key=fitness_of), self.names)
 
 # %% ../../nbs/07_searching/06_run.ipynb #cell-020
-def name_of(x)->str: return getattr(x, "name", None) or getattr(x, "__name__", type(x).__name__)
+def name_of(x)->str:
+    "A name for people."
+    return getattr(x, "name", None) or getattr(x, "__name__", type(x).__name__)
 
 def describe_fitness(
     fitness,
@@ -99,9 +101,9 @@ def describe_fitness(
 )->dict:
     "What identifies a fitness. Raises `TmpqError` for one that does not say it, if the run is to be kept."
     identity = identity_of(fitness)
-    require(identity is not None or not kept, f"search: {what}", f"{name_of(fitness)} has no `identity`, by which its run "
-            "is told from others'; give it that attribute, such as a text that changes with what it computes, or "
-            "leave out the folder")
+    require(identity is not None or not kept, f"search: {what}", f"{name_of(fitness)} has no `identity`, by which "
+            "its run is told from others'; give it that attribute, such as a text that changes with what it computes, "
+            "or leave out the folder")
     return identity if isinstance(identity, dict) else dict(name=name_of(fitness), identity=identity)
 
 def describe_function(f, kept:bool, what:str)->str:
@@ -195,7 +197,9 @@ def budget_name(budget:float, price:dict)->str:
     "A budget as the name of a folder, such as 30.5-G-BitOPs."
     return re.sub("[^0-9A-Za-z.]+", "-", with_prefix(budget, price["unit"] or "BitOPs"))
 
-def finite(entries)->list: return [e for e in entries if math.isfinite(fitness_of(e))]
+def finite(entries)->list:
+    "Those with a fitness that counts."
+    return [e for e in entries if math.isfinite(fitness_of(e))]
 
 def check_found(ev:Evaluator):
     "Raise `TmpqError` if nothing was evaluated, or to no use."
@@ -205,7 +209,8 @@ def check_found(ev:Evaluator):
             "allow more, or fewer images or steps")
     require(finite(ev.order.values()), "search: fitness",
             f"is not finite for any of {len(ev.order)} evaluations; use more bits or steps, or another fitness")
-    require(finite(ev.entries(ev.rung())), "search: max_nfe", f"{ev.max_nfe} evaluations of the network do not suffice for "
+    require(finite(ev.entries(ev.rung())), "search: max_nfe",
+            f"{ev.max_nfe} evaluations of the network do not suffice for "
             "one policy within the budget; allow more, or fewer images or steps")
 
 def found_of(space, entry, names:dict)->Found:
