@@ -299,6 +299,8 @@ def test_a_run_keeps_its_supernet(tmp_path):
     assert "another supernet" in refused(*args, "--supernet", tmp_path/"1")
     assert "calibrated with num_samples 32, not 64" in refused(*args, "--num-samples", "64", "--iterations", "0")
     assert kept.read_bytes() == given
+    again = "--num-samples", "32", "--iterations", "0", "--sampler", "ddpm"
+    assert "another sampler" in refused(*args, *again)
 
 
 def test_calibration_killed_resumes_and_ends_in_the_same_bytes(tmp_path):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from . import __version__
-from .core.folders import OF_THE_DISK, is_ours, require_writable
+from .core.folders import OF_THE_DISK, is_ours, locked, require_writable
 from .policy import FP, SAMPLER_NAMES, Policy
 from .core.errors import TmpqError, require
 from .core.files import read_json, write_json
@@ -104,8 +104,9 @@ def cmd_divergence(a):
     den = open_denoiser(a.model, **chosen(a))
     ts = even_timesteps(den.scheduler, steps_range(a.steps)[1])
     div = feature_divergence(den, ts, starts(den, a.num_images, a.seed), a.batch, progress=True)
-    write_json(Path(a.out)/"divergence.json", div.to_dict())
-    paths = save_fig(plot_divergence(div), "divergence", a.out)
+    with locked(a.out):
+        write_json(Path(a.out)/"divergence.json", div.to_dict())
+        paths = save_fig(plot_divergence(div), "divergence", a.out)
     show(a, div.summary(), "\n".join([where_it_changes(div), *(str(p) for p in paths)]))
 
 def where_it_changes(div)->str:
@@ -193,6 +194,7 @@ def cmd_calibrate(a):
 # %% ../nbs/09_cli.ipynb #cell-014
 def supernet_of_run(den, a, bits):
     "The supernet of a run: its own calibration, or a copy of --supernet. Raises `TmpqError` if it holds another one."
+    from tmpq_dm.quantization.calibration import data_of
     own = Path(a.out)/"supernet"
     asked = own/"supernet.json"
     if not a.supernet:
@@ -201,6 +203,8 @@ def supernet_of_run(den, a, bits):
             there, here = getattr(net.settings, name), getattr(a, name)
             require(there == here, str(asked),
                     f"was calibrated with {name} {there}, not {here}; use that, or choose another --out")
+        require(net.data == data_of(net), str(asked), "was calibrated with another sampler, guidance or other prompts; "
+                "use those, or choose another --out")
         return net
     given = Path(a.supernet)/"supernet.json"
     require(given.exists(), a.supernet, "holds no supernet; make one with tmpq-dm calibrate")
