@@ -1,5 +1,5 @@
 """Compressed models: exported by the command line, loaded by diffusers in fresh processes, damaged, killed."""
-import json, os, random, shutil, subprocess, sys, time
+import json, os, random, re, shutil, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file, save_file
@@ -86,8 +86,11 @@ import sys, tmpq_dm
 dir(tmpq_dm)
 assert "torch" not in sys.modules
 from tmpq_dm import *
-import tmpq_dm.searching.evolution, tmpq_dm.policy
-assert callable(tmpq_dm.search) and search is tmpq_dm.search
+import importlib, inspect, pkgutil
+for module in pkgutil.walk_packages(tmpq_dm.__path__, "tmpq_dm."): importlib.import_module(module.name)
+assert not [name for name in tmpq_dm.__all__ if inspect.ismodule(getattr(tmpq_dm, name))]
+from tmpq_dm import search as again, sample as other
+assert callable(tmpq_dm.search) and search is again is tmpq_dm.search and sample is other
 """
 
 
@@ -146,6 +149,37 @@ def test_no_mutation_loads_silently(small, tmp_path):
         assert str(folder) in str(e.value) and "\n" not in str(e.value), (kind, name)
         if (kind, name) == ("remove", MANIFEST): continue       # without it, diffusers has nothing to check with
         with pytest.raises(Exception): DiffusionPipeline.from_pretrained(folder)
+
+
+FULL_DISK = """
+import resource, sys
+from tmpq_dm import cli
+from tmpq_dm.core import folders
+free = folders.require_free
+def full(folder):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))      # from here on no file can be larger
+    free(folder)
+folders.require_free = full
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("target", ["diffusers", "openvino", "onnx"])
+def test_a_full_disk_is_one_line(target, small, tmp_path):
+    "Whoever writes the file: safetensors, a C++ stream, or Python"
+    pytest.importorskip("resource")
+    command = [sys.executable, "-c", FULL_DISK, "export", small[2], "--to", target, "--out", tmp_path/"model"]
+    r = subprocess.run(command, capture_output=True, text=True, env=ENV)
+    assert r.returncode == 2 and len(r.stderr.splitlines()) == 1 and "cannot be written" in r.stderr, r.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_committed_data_name_the_bundled_model():
+    "What was measured of it is of the model that is there: its fingerprint is in every file that has one"
+    from tmpq_dm import open_denoiser
+    files = (Path(__file__).parents[1]/"figures/data").rglob("*.json")
+    names = {name for f in files for name in re.findall(r'"model": ?"([0-9a-f]{16})"', f.read_text())}
+    assert names == {open_denoiser().fingerprint}
 
 
 def test_kills_leave_whole_folders_or_none(small, tmp_path):

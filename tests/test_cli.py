@@ -154,6 +154,63 @@ def test_wrong_options(option, value, tmp_path):
     assert not (tmp_path/"run").exists()
 
 
+@pytest.mark.parametrize("words, what", [
+    ("cost reference --nonsense", "unrecognized arguments: --nonsense; see tmpq-dm cost --help"),
+    ("search reference --out r --population 0", "see tmpq-dm search --help"),
+    ("search reference --out r --num-images -3", "--num-images"),
+    ("search reference --out r --final-images -1", "--final-images"),
+    ("calibrate reference --out r --num-samples -1", "--num-samples"),
+    ("calibrate reference --out r --iterations -1", "--iterations"),
+    ("calibrate reference --out r --seed -1", "--seed"), ("demo --seed 36893488147419103232", "--seed"),
+    ("cost reference --guidance nan", "--guidance"), ("cost reference --device meta", "there is no meta here"),
+    ("cost " + 5000 * "x", "too long"), ("calibrate reference --out " + 300 * "x", "too long"),
+    ("calibrate reference --out \udcffx", "not text in UTF-8"),
+    ("divergence reference --out model/x", "model is a file"), ("latency reference --out model/x", "model is a file"),
+    ("export model --out model/x", "model is a file"), ("search reference --out model/x", "model is a file"),
+    # what would be refused after minutes of calibration
+    ("search reference --out r --preset published --budget-bitops 0.1,0.05", "one budget"),
+    ("search reference --out r --max-nfe 100 --samplers ddim", "which takes 5200"),
+    ("search reference --out r --num-images 1 --fitness frechet", "one image has no distribution"),
+    ("search reference --out r --final-images 1", "one image has no distribution"),
+    ("search reference --out r --samplers foo", "foo"), ("search reference --out r --segments 99", "segments"),
+    ("calibrate reference --out r --num-samples 8", "too few")])
+def test_one_line_at_once(words, what, tmp_path):
+    (tmp_path/"model").touch()
+    assert what in refused(*words.split(), cwd=tmp_path)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_version():
+    from tmpq_dm import __version__
+    assert tmpq("--version").stdout == f"tmpq-dm {__version__}\n"
+
+
+PRESSED = """
+import os, signal, sys
+import {module} as m
+def pressed(*args, **kw):
+    try: os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt: raise RuntimeError("Failed to import {module}")      # as lazy imports say
+m.{name} = pressed
+from tmpq_dm.cli import main
+sys.exit(main({args}))
+"""
+
+
+@pytest.mark.parametrize("module, name, args", [
+    ("tmpq_dm.searching.recipes", "load_recipe", ["search", "--recipe", "cifar10", "--out", "a b"]),
+    ("tmpq_dm.models.reference", "open_denoiser", ["search", "reference", "--out", "a b"])])
+def test_ctrl_c_at_any_moment_is_one_line(module, name, args, tmp_path):
+    "While a recipe is read, and where a library makes another error of it"
+    import signal
+    def heed(): signal.signal(signal.SIGINT, signal.SIG_DFL)
+    code = PRESSED.format(module=module, name=name, args=args)
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV, cwd=tmp_path,
+                       preexec_fn=heed)
+    assert r.returncode == 130 and len(r.stderr.splitlines()) == 1, r.stderr
+    assert "goes on: tmpq-dm search" in r.stderr and "'a b'" in r.stderr
+
+
 @pytest.mark.parametrize("budget", [
     ("--budget-bitops", "0.001"), ("--budget-bytes", "1000"), ("--budget-joules", "1e-9")])
 def test_budget_below_the_cheapest_says_what_that_is(budget, tmp_path):
@@ -213,7 +270,8 @@ def test_search_interrupted_resumes_and_ends_the_same(tmp_path):
     while process.poll() is None and not begun(): time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    assert process.returncode == 2 and "resume" in err and "Traceback" not in err, err
+    assert process.returncode == 130 and f"goes on: tmpq-dm search reference" in err and "Traceback" not in err, err
+    assert len(err.splitlines()) == 1
     kept = lines.read_bytes()
     assert (r := tmpq(*args, "--out", cut)).returncode == 0, r.stderr
     assert lines.read_bytes().startswith(kept)
@@ -241,6 +299,8 @@ def test_a_run_keeps_its_supernet(tmp_path):
     assert "another supernet" in refused(*args, "--supernet", tmp_path/"1")
     assert "calibrated with num_samples 32, not 64" in refused(*args, "--num-samples", "64", "--iterations", "0")
     assert kept.read_bytes() == given
+    again = "--num-samples", "32", "--iterations", "0", "--sampler", "ddpm"
+    assert "another sampler" in refused(*args, *again)
 
 
 def test_calibration_killed_resumes_and_ends_in_the_same_bytes(tmp_path):

@@ -254,6 +254,18 @@ def test_pins_lie_in_the_ranges():
         if dist.version.partition("+")[0] in pins.get(normal(dist.name), []):
             assert minor in SpecifierSet(dist.metadata["Requires-Python"] or ""), dist.name
 
+def test_ranges_can_be_met():
+    "The lowest version that we accept of a package is one that our other requirements accept, too"
+    ours = {normal(o.name): o for o in map(Requirement, lines("requirements"))}
+    floors = {name: next(s.version for s in o.specifier if s.operator == ">=") for name, o in ours.items()}
+    wrong = []
+    for name in ours:
+        for theirs in map(Requirement, importlib.metadata.requires(name) or []):
+            floor = floors.get(normal(theirs.name))
+            if theirs.marker and not theirs.marker.evaluate(dict(extra="")): continue
+            if floor and not theirs.specifier.contains(floor): wrong.append((name, str(theirs), floor))
+    assert wrong == []
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     "The folder with the source archive, and the wheel made from that archive alone"
@@ -265,7 +277,7 @@ def test_archives_are_whole(built):
     need = {p.relative_to(ROOT).as_posix() for p in LIB.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     with zipfile.ZipFile(next(built.glob("*.whl"))) as z: wheel = set(z.namelist())
     with tarfile.open(next(built.glob("*.tar.gz"))) as t: source = {o.partition("/")[2] for o in t.getnames()}
-    assert any("/assets/" in o for o in need)
+    assert any("/assets/" in o for o in need) and f"{LIB.name}/py.typed" in need
     assert {o for o in wheel if ".dist-info/" not in o} == need
     assert need | {"settings.ini", "LICENSE", *NAMES} <= source
 

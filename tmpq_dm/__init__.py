@@ -1,10 +1,13 @@
 """Make a trained diffusion model smaller and faster: choose its timesteps and the bits of every layer together."""
-import sys
+import sys, warnings
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 
 __version__ = "0.1.0"
+
+# In a notebook without widgets tqdm would warn as soon as diffusers imports it; nothing here needs them.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 # Which module defines each public name. A module is loaded when one of its names is first used, so that
 # `import tmpq_dm` and `tmpq-dm --help` stay fast.

@@ -6,10 +6,12 @@
 __all__ = ['make_parser', 'main']
 
 # %% ../nbs/09_cli.ipynb #cell-002
-import argparse, errno, json, os, sys
+import argparse, errno, json, math, os, shlex, signal, sys, threading
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from .core.folders import is_ours
+from . import __version__
+from .core.folders import OF_THE_DISK, is_ours, locked, require_writable
 from .policy import FP, SAMPLER_NAMES, Policy
 from .core.errors import TmpqError, require
 from .core.files import read_json, write_json
@@ -23,16 +25,28 @@ def bits_list(text)->tuple:
             f"{text!r} is not a list of numbers from 2 to 8 such as 4,5,6,8")
     return bits
 
+def natural(text, least=0)->int:
+    "A whole number that is not negative, and not too large for a seed."
+    if text.isdecimal() and len(text) < 20 and least <= int(text) < 2**62: return int(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to 2^62")
+
 def count(text)->int:
     "A number of things, of which there must be one."
-    if text.isdecimal() and int(text) >= 1: return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return natural(text, 1)
+
+def real_number(text)->float:
+    "A number that is not infinite."
+    try: x = float(text)
+    except ValueError: x = math.nan
+    if math.isfinite(x): return x
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number")
 
 def numbers(text)->list:
-    "Comma-separated numbers."
-    try: return [float(x) for x in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number or a list such as 0.1,0.05") from None
+    "Comma-separated numbers, above zero."
+    try: found = [real_number(x) for x in text.split(",")]
+    except argparse.ArgumentTypeError: found = [0]
+    if min(found) > 0: return found
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, or a list such as 0.1,0.05")
 
 def steps_range(text)->tuple:
     "'10' as (10, 10), '6-16' as (6, 16)."
@@ -86,11 +100,13 @@ def cmd_divergence(a):
     from tmpq_dm.models.reference import open_denoiser
     from tmpq_dm.sampling.trajectories import starts
     from tmpq_dm.sampling.schedulers import even_timesteps
+    require_writable(a.out)
     den = open_denoiser(a.model, **chosen(a))
     ts = even_timesteps(den.scheduler, steps_range(a.steps)[1])
     div = feature_divergence(den, ts, starts(den, a.num_images, a.seed), a.batch, progress=True)
-    write_json(Path(a.out)/"divergence.json", div.to_dict())
-    paths = save_fig(plot_divergence(div), "divergence", a.out)
+    with locked(a.out):
+        write_json(Path(a.out)/"divergence.json", div.to_dict())
+        paths = save_fig(plot_divergence(div), "divergence", a.out)
     show(a, div.summary(), "\n".join([where_it_changes(div), *(str(p) for p in paths)]))
 
 def where_it_changes(div)->str:
@@ -119,7 +135,7 @@ def chosen(
 def place(a)->dict:
     "Where the model runs, and in which floating point. Raises `TmpqError` for a device that is not there."
     import torch
-    try: torch.zeros(1, device=a.device)
+    try: torch.zeros(1, device=a.device).item()      # a number comes back, which "meta" has not
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         reason = str(e).splitlines()[0][:100]
         raise TmpqError(f"--device: there is no {a.device} here ({reason}); leave it out for the CPU") from None
@@ -154,6 +170,7 @@ def cmd_latency(a):
     from tmpq_dm.deployment.latency import measure_machine
     from tmpq_dm.models.reference import open_denoiser
     require(not Path(a.out).is_dir(), a.out, "is a directory; give the name of a file")
+    require_writable(a.out)
     machine = measure_machine(open_denoiser(a.model), a.batch, repeats=a.repeats)
     machine.save(a.out)
     show(a, vars(machine), f"{a.out}: a step of {a.batch} images takes {1e3 * machine.step:.3g} ms in integers, "
@@ -161,13 +178,13 @@ def cmd_latency(a):
 
 # %% ../nbs/09_cli.ipynb #cell-013
 def cmd_calibrate(a):
-    "Calibrate a supernet: every precision at once, block by block."
+    "Calibrate a supernet: every precision at once, block by block; the same command resumes it."
     from tmpq_dm.models.reference import open_denoiser
+    from tmpq_dm.quantization.calibration import check_folder_of
     from tmpq_dm.quantization.supernet import Supernet
     bits, out = bits_list(a.bits), Path(a.out)
-    ours = any((out/name).exists() for name in ("supernet.json", "partial.json"))
-    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    require(ours or empty, a.out, "holds something else; choose an empty or new --out")
+    check_folder_of(out)
+    require_writable(out)
     den = open_denoiser(a.model, **chosen(a))
     net = Supernet(den, bits).calibrate(a.num_samples, a.iterations, a.seed, batch_size=a.batch, out=out)
     net.save(a.out)
@@ -177,6 +194,7 @@ def cmd_calibrate(a):
 # %% ../nbs/09_cli.ipynb #cell-014
 def supernet_of_run(den, a, bits):
     "The supernet of a run: its own calibration, or a copy of --supernet. Raises `TmpqError` if it holds another one."
+    from tmpq_dm.quantization.calibration import data_of
     own = Path(a.out)/"supernet"
     asked = own/"supernet.json"
     if not a.supernet:
@@ -185,6 +203,8 @@ def supernet_of_run(den, a, bits):
             there, here = getattr(net.settings, name), getattr(a, name)
             require(there == here, str(asked),
                     f"was calibrated with {name} {there}, not {here}; use that, or choose another --out")
+        require(net.data == data_of(net), str(asked), "was calibrated with another sampler, guidance or other prompts; "
+                "use those, or choose another --out")
         return net
     given = Path(a.supernet)/"supernet.json"
     require(given.exists(), a.supernet, "holds no supernet; make one with tmpq-dm calibrate")
@@ -208,8 +228,8 @@ def budgets_of(a)->list:
 
 def fitness_of_search(a, den, features, statistics)->tuple:
     """The fitness that was asked for (if none was, the distance to real images where there are any), and the one on
-    fresh noise by which the winner is chosen; None with --final-images 0."""
-    from tmpq_dm.evaluation.fitness import make_fitness
+    fresh noise by which the winner is chosen; None with --final-images 0. Nothing is drawn yet."""
+    from tmpq_dm.evaluation.fitness import planned_fitness
     from tmpq_dm.models.reference import reference_features
     from tmpq_dm.models.texture import bundled_judges
     name = a.fitness or ("trajectory" if statistics is None else "paired")
@@ -219,11 +239,11 @@ def fitness_of_search(a, den, features, statistics)->tuple:
     if features is reference_features() and name in ("paired", "frechet"): features, statistics = bundled_judges()
     kw = dict(features=features, statistics=statistics, batch_size=a.batch)
     reference = 4 if name == "paired" else 1      # the distance at so many more images is estimated
-    fitness = make_fitness(name, den, num_images=reference * a.num_images, seed=a.seed + 1, **kw)
+    fitness = planned_fitness(name, den, num_images=reference * a.num_images, seed=a.seed + 1, **kw)
     number = (a.num_images if name == "trajectory" else 512) if a.final_images is None else a.final_images
     if number == 0: return fitness, None
     last = "frechet" if name == "paired" else name      # the same distance, on as many images as it needs
-    return fitness, make_fitness(last, den, num_images=number, seed=a.seed + 1001, **kw)
+    return fitness, planned_fitness(last, den, num_images=number, seed=a.seed + 1001, **kw)
 
 def samplers_of_search(a, den)->tuple:
     "The samplers to choose from: those that were named, or the model's own and all that draw no noise of their own."
@@ -233,31 +253,43 @@ def samplers_of_search(a, den)->tuple:
 
 DETERMINISTIC = "ddim", "dpm++", "dpm++3"      # Heun evaluates the network twice a step; whoever wants it names it
 
-def run_search(a):
-    "Calibrate if need be, then search; returns (denoiser, supernet, run)."
-    from tmpq_dm.evaluation.cost import check_budget
+class Uncalibrated:
+    "Stands for a supernet while a search is planned."
+    def __init__(self, den, bits): self.denoiser, self.bits = den, bits
+    def __getattr__(self, name): return getattr(self.denoiser, name)
+
+def space_of(a, net):
+    "The search space that was asked for."
     from tmpq_dm.analysis.grouping import quadratic_groups
-    from tmpq_dm.models.reference import open_denoiser
     from tmpq_dm.searching.practice import crowding
-    from tmpq_dm.searching.record import check_out
-    from tmpq_dm.searching.run import check_preset, search
     from tmpq_dm.searching.space import SearchSpace
+    (lo, hi), den = steps_range(a.steps), net.denoiser
+    groups = quadratic_groups(hi, den.num_train_timesteps)
+    per_group = 1 if a.preset == "published" else crowding(groups, (lo, hi), den)
+    return SearchSpace(net, groups, bits_list(a.bits), (lo, hi), per_group, samplers_of_search(a, den), a.segments)
+
+def run_search(a):
+    "Plan, calibrate if need be, then search; returns (denoiser, supernet, run)."
+    from tmpq_dm.evaluation.cost import check_budget
+    from tmpq_dm.models.reference import open_denoiser
+    from tmpq_dm.searching.record import check_out
+    from tmpq_dm.searching.run import check_preset, plan, search
     require(a.model, "search", "which model? give MODEL, or --recipe NAME")
     require(a.out, "--out", "is missing; name the directory of the run")
     (lo, hi), bits, (budget, *smaller) = steps_range(a.steps), bits_list(a.bits), budgets_of(a)
     check_out(a.out)
+    require_writable(a.out)
     check_preset(a.preset, a.population)
+    require(not smaller or a.preset != "published", "--preset", "published searches within one budget; give one")
     den = open_denoiser(a.model, **chosen(a))
     check_budget(den, [budget, *smaller][-1], bits, lo)
-    real = real_images(a.model, a.real, a.real_size)
+    fitness, final = fitness_of_search(a, den, *real_images(a.model, a.real, a.real_size))
+    options = dict(preset=a.preset, num_images=a.num_images, max_nfe=a.max_nfe, population=a.population,
+                   generations=a.generations, seed=a.seed, final=final, smaller=smaller)
+    plan(space_of(a, Uncalibrated(den, bits)), fitness, budget, **options)      # refuses now, and not after calibration
     net = supernet_of_run(den, a, bits)
-    groups = quadratic_groups(hi, den.num_train_timesteps)
-    per_group = 1 if a.preset == "published" else crowding(groups, (lo, hi), den)
-    space = SearchSpace(net, groups, bits, (lo, hi), per_group, samplers_of_search(a, den), a.segments)
-    fitness, final = fitness_of_search(a, den, *real)
-    run = search(space, fitness, budget, a.out, a.preset, a.num_images, a.max_nfe, a.population, a.generations, a.seed,
-                 final, smaller)
-    return den, net, run
+    for each in filter(None, (fitness, final)): each.draw_reference(den)
+    return den, net, search(space_of(a, net), fitness, budget, a.out, **options)
 
 def cmd_search(a):
     "Search timesteps and bits together; a RUN that is unfinished is resumed by the same command."
@@ -380,6 +412,7 @@ def cmd_export(a):
     from tmpq_dm.deployment.exported_folder import compressed_pipeline, load_compressed, save_pipeline
     from tmpq_dm.core.folders import require_free
     require_free(a.out)
+    require_writable(a.out)
     require(a.policy or is_ours(a.model), "export", "needs --policy; search one first, or name a compressed model")
     require(not (Path(a.model)/"integers.json").is_file(), a.model,
             "has graphs already; export the model that they were made from")
@@ -473,6 +506,7 @@ def cmd_demo(a):
     from tmpq_dm.searching.report import format_rows, report
     out = Path(a.out)
     check_out(out)
+    require_writable(out)
     say("1/5  where do the features change?")
     say("    ", demo_analysis(open_denoiser(), out, 8 if a.quick else 32, a.seed))
     say("2/5  calibrating every precision, 3/5  searching timesteps and bits together")
@@ -527,6 +561,12 @@ class Parser(argparse.ArgumentParser):
     "An argument parser whose errors are one line."
     def error(self, message): raise TmpqError(f"{message}; see {self.prog} --help")
 
+    def parse_known_args(self, args=None, namespace=None):
+        "The parser of a command knows its own help, so it refuses what it does not understand itself."
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown: self.error(f"unrecognized arguments: {' '.join(unknown)[:200]}")
+        return namespace, unknown
+
 def add_command(
     commands, f,
     example,        # shown under --help
@@ -546,7 +586,7 @@ def add_command(
 MODEL = "a folder that diffusers' save_pretrained wrote, a hub id, or the word reference for the bundled model"
 DEFAULT = "(default %(default)s)"
 OPTIONS = {     # that several commands have, or that need no more than this
-    "seed": dict(type=int, default=0, help=DEFAULT),
+    "seed": dict(type=natural, default=0, help=DEFAULT),
     "policy": dict(help="policy.json of a search; without it full precision at 100 steps"),
     "supernet": dict(help="a calibrated supernet; without it that of the run, which search calibrates in RUN/supernet"),
     "machine": dict(metavar="FILE", help="what tmpq-dm latency measured on this machine; predicts time and memory"),
@@ -554,7 +594,7 @@ OPTIONS = {     # that several commands have, or that need no more than this
     # how a model is sampled
     "sampler": dict(choices=SAMPLER_NAMES,
                     help="default: the one that the model came with (ddim for ddpm), or the policy's"),
-    "guidance": dict(type=float, metavar="W", help="weight of classifier-free guidance; 1 for none "
+    "guidance": dict(type=real_number, metavar="W", help="weight of classifier-free guidance; 1 for none "
                      "(default: the pipeline's usual one, or the policy's)"),
     "prompts": dict(metavar="FILE", help="for text-to-image models: what to draw, a prompt in each line "
                     "(default: sixteen everyday scenes)"),
@@ -564,8 +604,8 @@ OPTIONS = {     # that several commands have, or that need no more than this
     "batch": dict(type=count, default=32, help="images that pass through the network together, with guidance twice as "
                   f"many; fewer take less memory {DEFAULT}"),
     # calibration
-    "num-samples": dict(type=int, default=256, help=f"calibration samples {DEFAULT}"),
-    "iterations": dict(type=int, default=150, help=f"iterations for each block {DEFAULT}"),
+    "num-samples": dict(type=count, default=256, help=f"calibration samples {DEFAULT}"),
+    "iterations": dict(type=natural, default=150, help=f"iterations for each block {DEFAULT}"),
     # what images are compared with
     "real": dict(metavar="PATH", help="real images: a folder, a data set of the hub such as cifar10:train, or "
                  "statistics (.npz, .safetensors); all but statistics in the bundled features take the weights of "
@@ -582,7 +622,7 @@ OPTIONS = {     # that several commands have, or that need no more than this
     "samplers": dict(metavar="NAMES", help="what to choose the sampler from, such as ddim,heun (default: the one that "
                      "--sampler names, else ddim,dpm++,dpm++3)"),
     "segments": dict(type=count, default=1, help=f"parts of the schedule that have bits of their own {DEFAULT}"),
-    "final-images": dict(type=int, metavar="N", help="images of fresh noise by which the winner is chosen; 0 for "
+    "final-images": dict(type=natural, metavar="N", help="images of fresh noise by which the winner is chosen; 0 for "
                          "none (default: 512, or as many as --num-images by trajectory error)"),
     "population": dict(type=count, help="individuals in a generation (default: the preset's)"),
     "generations": dict(type=count, help="generations (default: the preset's)"),
@@ -659,6 +699,7 @@ def make_parser()->Parser:
     "All commands."
     parser = Parser("tmpq-dm", epilog="start with: tmpq-dm demo --quick", description="Make a diffusion model smaller "
                     "and faster: choose its timesteps and the bits of every layer together.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
     p = add_command(commands, cmd_demo, "demo --quick --out runs/demo", "seed")
     p.add_argument("--quick", action="store_true", help="small numbers: two or three minutes")
@@ -680,20 +721,64 @@ def parsed(argv)->argparse.Namespace:
     parser.search.set_defaults(**dict(model=recipe.model, out=f"runs/{recipe.name}") | options(recipe))
     return parser.parse_args(argv)
 
+# %% ../nbs/09_cli.ipynb #a0c3b19d
+@contextmanager
+def noted_interrupts():
+    "A list that is empty until Ctrl-C is pressed, whatever a library makes of that."
+    pressed = []
+    def note(*_):
+        pressed.append(True)
+        raise KeyboardInterrupt
+    main_thread = threading.current_thread() is threading.main_thread()
+    ours = main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours: signal.signal(signal.SIGINT, note)
+    try: yield pressed
+    finally:
+        if ours: signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def interrupted_text(argv)->str:
+    "What becomes of what was done."
+    if argv[:1] not in (["calibrate"], ["search"], ["demo"]): return "interrupted"
+    return f"interrupted; what is finished is kept, and this goes on: tmpq-dm {shlex.join(argv)}"
+
+def message_of(e)->str:   # None for a fault of the program
+    "One line about an error that the user can mend."
+    text = " ".join(str(e).split())[:300]
+    if isinstance(e, TmpqError): return str(e)
+    if isinstance(e, MemoryError) or "out of memory" in text or "not enough memory" in text:
+        return f"out of memory ({text or type(e).__name__}); give a smaller --batch, or free some"
+    if any(words in text for words in OF_THE_DISK): return f"cannot be written ({text}); free space"
+    if not isinstance(e, OSError) or e.errno is None: return None
+    if e.errno == errno.EPIPE:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)      # what is left in the buffer goes nowhere
+        return "the reader of the output is gone"
+    name = str(e.filename or "output")
+    return f"{name if len(name) < 100 else name[:100] + '…'}: {e.strerror}; free space, or choose another path"
+
+def check_text(argv):
+    "Raise `TmpqError` for a name that cannot be written into a file."
+    for text in argv:
+        try: text.encode()
+        except UnicodeEncodeError:
+            raise TmpqError(f"{ascii(text)}: is not text in UTF-8; choose another name") from None
+
 # %% ../nbs/09_cli.ipynb #2d4fe748
 def main(argv=None)->int:
-    "Run one command; every mistake of the user's is one line on standard error and exit status 2."
+    """Run one command. Every mistake of the user's is one line on standard error and exit status 2; Ctrl-C, at whatever
+    moment, is one line and exit status 130."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")      # it warns of packages that nobody needs here
-    try:
-        a = parsed(argv)
-        a.run_command(a)
-        return 0
-    except TmpqError as e: message = str(e)
-    except KeyboardInterrupt:
-        resumes = a.command in ("calibrate", "search", "demo")
-        message = "interrupted; what is finished is kept, the same command resumes" if resumes else "interrupted"
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT): raise
-        message = f"{e.filename or 'output'}: {e.strerror}; free space or choose another --out"
+    argv = sys.argv[1:] if argv is None else list(argv)
+    with noted_interrupts() as pressed:
+        try:
+            check_text(argv)
+            a = parsed(argv)
+            a.run_command(a)
+            sys.stdout.flush()
+            return 0
+        except SystemExit: raise
+        except BaseException as e:
+            interrupted = pressed or isinstance(e, KeyboardInterrupt)
+            message = interrupted_text(argv) if interrupted else message_of(e)
+            if message is None: raise
     print(f"tmpq-dm: {message}", file=sys.stderr)
-    return 2
+    return 130 if interrupted else 2

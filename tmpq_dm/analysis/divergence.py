@@ -11,10 +11,10 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm.auto import tqdm
 from ..core.errors import require
 from ..core.hooks import outputs_of
 from ..core.measure import mean_interval
+from ..core.progress import bar_over
 from ..core.trees import each_tensor
 from ..sampling.trajectories import trajectory
 
@@ -124,7 +124,7 @@ def feature_divergence(
 )->Divergence:
     "Temporal feature divergence along the trajectory of `den`. Raises `TmpqError` for fewer than two timesteps."
     require(len(timesteps) > 1, "divergence: timesteps", "needs at least two; a divergence is between neighbours")
-    batches = tqdm(noise.split(batch_size), desc="feature divergence", disable=None if progress else True)
+    batches = bar_over(noise.split(batch_size), desc="feature divergence", progress=progress)
     l2, cosine = zip(*[batch_divergence(den, timesteps, b) for b in batches])
     return Divergence(tuple(timesteps), tuple(den.blocks), torch.cat(l2, -1), torch.cat(cosine, -1),
                       den.num_train_timesteps)

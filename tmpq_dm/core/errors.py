@@ -5,6 +5,9 @@
 # %% auto #0
 __all__ = ['TmpqError']
 
+# %% ../../nbs/00_core/00_errors.ipynb #0d1f77aa
+import json
+
 # %% ../../nbs/00_core/00_errors.ipynb #cell-003
 class TmpqError(Exception):
     "A mistake that the user can repair: the message names where, what and how, in one line."
@@ -21,3 +24,8 @@ def require(
 def is_int(x)->bool:
     "Whether `x` is an integer and not a truth value."
     return isinstance(x, int) and not isinstance(x, bool)
+
+def brief(x)->str:
+    "A value, ready for JSON, in an error of one line."
+    text = json.dumps(x)
+    return text if len(text) < 60 else "something else"

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/00_core/03_trees.ipynb #cell-002
+import hashlib
 import torch
 from torch import Tensor
 
@@ -40,6 +41,26 @@ def leaves(cond)->list:
     "The tensors of a condition, in the order of their names."
     if isinstance(cond, dict): return [leaf for name in sorted(cond) for leaf in leaves(cond[name])]
     return [] if cond is None else [cond]
+
+# %% ../../nbs/00_core/03_trees.ipynb #3fa90c12
+def hash_of(
+    x,      # nested dicts, lists and tuples of tensors and plain values
+)->str:     # 16 hexadecimal digits
+    "A hash of everything in nested values, in any memory format and on any device."
+    h = hashlib.sha256()
+    def add(x):
+        if isinstance(x, (dict, list, tuple)):
+            items = sorted(x.items()) if isinstance(x, dict) else x
+            h.update(f"{'{' if isinstance(x, dict) else '['}{len(x)}".encode())
+            for item in items: add(item)
+        elif isinstance(x, Tensor):
+            h.update(f"{x.dtype}{tuple(x.shape)}".encode())
+            h.update(x.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        else:
+            assert x is None or isinstance(x, (str, bytes, int, float)), type(x)
+            h.update(f"{x!r};".encode())
+    add(x)
+    return h.hexdigest()[:16]
 
 # %% ../../nbs/00_core/03_trees.ipynb #cell-007
 def flat(x)->list:

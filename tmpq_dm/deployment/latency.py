@@ -15,6 +15,7 @@ from ..core.files import read_json, write_json
 from ..core.errors import require
 from ..models.denoiser import Denoiser
 from ..core.plotting import made_with
+from ..core.progress import bar_over
 from ..evaluation.cost import Budget, Price
 from ..quantization.layers import ActSets
 from ..quantization.supernet import Supernet
@@ -250,10 +251,9 @@ def measure_in_turn(
     batch:int, repeats:int, progress:bool,
 )->list:            # median seconds of a step of each pipeline; the profiles keep their own
     "Run all graphs in turn, again and again, because machines drift."
-    from tqdm.auto import trange
     for pipe in pipes: seconds_of(pipe, batch)         # the first run is a slow one
     steps = []
-    for _ in trange(repeats, desc="measuring", disable=None if progress else True):
+    for _ in bar_over(range(repeats), desc="measuring", progress=progress):
         for profile in profiles: profile.run()
         steps.append([seconds_of(pipe, batch) / len(pipe.unet.policy) for pipe in pipes])
     return [statistics.median(column) for column in zip(*steps)]

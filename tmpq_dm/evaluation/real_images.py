@@ -14,6 +14,7 @@ from fastcore.basics import chunked
 from ..core.hub import ENDINGS, HUB_NAME, cache_folder, require_dataset
 from ..core.errors import TmpqError, require
 from ..core.measure import GROUPS
+from ..core.progress import bar_over
 from .metrics import check_moments
 from .inception import InceptionV3, read_safetensors, save_safetensors
 
@@ -180,12 +181,11 @@ def source_statistics(
     progress:bool=False,   # show a bar
 )->dict:                   # 'mu', 'sigma', 'mu_s', 'sigma_s' in double, 'n', 'features' (at most 10,000, 2048) in half
     "Moments and features of all images of a source."
-    from tqdm.auto import tqdm
     _, n, images = source
     chosen = torch.zeros(n, dtype=torch.bool)
     chosen[torch.arange(min(n, KEPT)) * n // min(n, KEPT)] = True
     pool, corner, features = Sums(network.num_features), Sums(network.num_spatial), []
-    for batch in chunked(tqdm(images, total=n, disable=not progress), batch_size):
+    for batch in chunked(bar_over(images, n, "real images", progress=progress), batch_size):
         x = torch.cat([network.prepare(image[None]) for image in batch])
         pooled, spatial = network.apart(network.see(x).cpu())
         features.append(pooled[chosen[pool.n:pool.n + len(x)]].half())

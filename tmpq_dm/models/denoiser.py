@@ -6,13 +6,13 @@
 __all__ = ['Denoiser']
 
 # %% ../../nbs/03_models/04_denoiser.ipynb #cell-002
-import hashlib
+import inspect, json
 from itertools import chain
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core.errors import require
-from ..core.trees import moved
+from ..core.trees import hash_of, moved
 from .architecture import Conditions, default_conditions, inputs_of, sample_shape
 from .pipelines import (ENCODERS, PROMPTS, WITHOUT_TEXT, conditions_of, decoder_of, load_pipeline,
                                       network_of, usual_guidance)
@@ -24,15 +24,17 @@ from ..sampling.trajectories import Guided
 def fingerprint(
     model:nn.Module,
 )->str: # 16 hexadecimal digits
-    "A hash of the name, the shape and 64 evenly spaced values of every parameter, in any memory format."
-    h = hashlib.sha256()
-    for name, p in model.named_parameters():
-        if p.is_meta: return "meta"
-        flat = p.detach().contiguous().flatten()
-        k = min(64, len(flat))
-        sample = flat[torch.arange(k) * (len(flat) - 1) // max(1, k - 1)]
-        h.update(f"{name}{tuple(p.shape)}".encode() + sample.float().cpu().numpy().tobytes())
-    return h.hexdigest()[:16]
+    "A hash of the configuration, and of name, type, shape and all values of every tensor, in any memory format."
+    state = {name: v for name, v in model.state_dict().items() if isinstance(v, Tensor)}
+    if any(v.is_meta for v in state.values()): return "meta"
+    return hash_of([type(model).__name__, own_config(model), state])
+
+def own_config(model)->dict:
+    "What the configuration of a model of diffusers has other than by default."
+    config, known = getattr(model, "config", None), inspect.signature(type(model).__init__).parameters
+    def plain(x): return json.loads(json.dumps(x, default=str))
+    given = {k: plain(v) for k, v in config.items() if k in known} if isinstance(config, dict) else {}
+    return {k: v for k, v in given.items() if v != plain(known[k].default)}
 
 # %% ../../nbs/03_models/04_denoiser.ipynb #cell-007
 def run_network(

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
-from ..core.errors import require
-from ..core.files import read_json, write_atomic, write_json
+from ..core.errors import brief, is_int, require
+from ..core.files import write_atomic
+from ..core.folders import locked, read_sealed, strangers, write_sealed
 from ..core.hooks import hooked
-from ..core.trees import rows_of
+from ..core.progress import bar_over
+from ..core.trees import hash_of, rows_of
 from ..policy import FP, Policy
 from ..sampling.schedulers import alphas
 from ..sampling.timekeys import TimeKeys
@@ -46,12 +47,25 @@ class CalibrationSettings:
 
 # %% ../../nbs/06_quantization/07_calibration.ipynb #cell-038
 SUPERNET_VERSION = 2
+FILES = "supernet.json", "supernet.safetensors", "partial.json", "partial-*.safetensors"
 
 def identity(net)->dict:
     "What a calibration belongs to."
     return dict(model=net.fingerprint, noise=noise_schedule(net.scheduler), bits=list(net.bits),
                 float_ops=list(net.float_ops), split=net.split, observers=net.observers,
                 dtype=dtype_of(net.denoiser.model))
+
+def data_of(net)->dict:
+    "What a calibration was made on, ready for JSON."
+    den = net.denoiser
+    conditions = None if den.conditions is None else hash_of([den.conditions.table, den.conditions.none])
+    return dict(sampler=den.sampler, guidance=den.guidance, shape=list(den.shape), conditions=conditions)
+
+def check_folder_of(
+    folder,   # where a calibration is to be, or is
+):
+    "Raise `TmpqError` if `folder` holds something that is no calibration."
+    require(not strangers(folder, *FILES), str(folder), "holds something else; choose an empty or new --out")
 
 def dtype_of(model)->str:
     "The floating point of a model."
@@ -60,19 +74,25 @@ def dtype_of(model)->str:
 def noise_schedule(scheduler)->str:
     "A name for what the scheduler does to images: its noise levels and what the model predicts."
     c = scheduler.config
-    kind = str((c.get("prediction_type"), c.get("clip_sample"))).encode()
+    limits = {"clip_sample": ["clip_sample_range"], "thresholding": ["dynamic_thresholding_ratio", "sample_max_value"]}
+    used = [c.get(k) for limit, options in limits.items() if c.get(limit) for k in options]
+    kind = str((c.get("prediction_type"), c.get("clip_sample"), used)).encode()
     return hashlib.sha256(alphas(scheduler).numpy().tobytes() + kind).hexdigest()[:16]
 
-def write_tensors(net, path)->str:   # its checksum
-    "Write what calibration found."
-    from safetensors.torch import save as to_bytes
+def tensors_of(net)->dict:
+    "What calibration found, by name."
     found = {}
     for (n, operand), a in net.acts.items():
         found |= {f"{n}/{operand}/scale": a.scale, f"{n}/{operand}/zero": a.zero}
     for n, w in net.weights.items():
         found |= {f"{n}/weight/scale": w.scale.contiguous(), f"{n}/weight/up": w.up.contiguous()}
     for n in net.shifts: found |= {f"{n}/shift": net.shifts[n], f"{n}/gain": net.gains[n]}
-    data = to_bytes({name: v.cpu() for name, v in found.items()})
+    return found
+
+def write_tensors(net, path)->str:   # its checksum
+    "Write what calibration found."
+    from safetensors.torch import save as to_bytes
+    data = to_bytes({name: v.cpu() for name, v in tensors_of(net).items()})
     write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -105,8 +125,8 @@ def keep(
     "Write an unfinished calibration."
     name = f"partial-{len(done)}.safetensors"
     sha256 = write_tensors(net, folder/name)
-    write_json(folder/"partial.json", dict(format_version=SUPERNET_VERSION, settings=settings, done=done, file=name,
-                                           sha256=sha256, rng=rng.getstate()))
+    write_sealed(folder/"partial.json", dict(format_version=SUPERNET_VERSION, settings=settings, done=done, file=name,
+                                             sha256=sha256, rng=rng.getstate()))
     for old in folder.glob("partial-*.safetensors"):
         if old.name != name: old.unlink()
 
@@ -116,8 +136,8 @@ def pick_up(
     "Put back what an interrupted calibration has found. Raises `TmpqError` if it was another one."
     path = folder/"partial.json"
     if not path.exists(): return []
-    info = read_json(path)
-    known = isinstance(info, dict) and info.get("format_version") == SUPERNET_VERSION
+    info = read_sealed(path, "remove the folder and calibrate again")
+    known = info.get("format_version") == SUPERNET_VERSION
     require(known, str(path), f"is not of format {SUPERNET_VERSION}; remove the folder and calibrate again")
     same = info.get("settings") == json.loads(json.dumps(settings))
     require(same, str(path), "belongs to a calibration with other settings; use those, or another folder")
@@ -219,6 +239,9 @@ def prepare(net, settings, policy):
     require(fsc in ("none", "block", "all"), "fsc", f"{fsc!r} is unknown; choose none, block or all")
     require(settings.rounding in ("gptq", "learned"), "rounding",
             f"{settings.rounding!r} is unknown; choose gptq or learned")
+    for name, low in (("iterations", 0), ("batch_size", 1)):
+        n = getattr(settings, name)
+        require(is_int(n) and n >= low, name, f"is {n}; give a number of at least {low}")
     if policy: policy.check(net, bits=net.bits)
     constant = policy is None or len(policy.tables) == 1
     require(constant, "policy", "its bits change with time; a calibration alone needs one table of bits")
@@ -241,12 +264,32 @@ def calibrate(
 )->CalibrationSettings:        # with the table, if the calibration was for one policy
     "Calibrate every precision at once, block by block. Raises `TmpqError` for what cannot be calibrated."
     prepare(net, settings, policy)
-    s = replace(settings, alone=net.alone)
-    whole = identity(net) | asdict(s) | dict(sampler=net.denoiser.sampler, guidance=net.guidance)
+    s, net.data = replace(settings, alone=net.alone), data_of(net)
+    if out is None: return calibrate_blocks(net, s, None, progress)
+    check_folder_of(out)
+    with locked(out):
+        if not is_finished(net, s, Path(out)): calibrate_blocks(net, s, Path(out), progress)
+    return s
+
+def is_finished(net, s:CalibrationSettings, folder:Path)->bool:
+    "Whether this calibration is in the folder, and then read. Raises `TmpqError` if another one is."
+    path = folder/"supernet.json"
+    if not path.exists(): return False
+    info = read_sealed(path, "remove the folder and calibrate again")
+    there = info | (info.get("settings") or {}) | (info.get("data") or {})
+    for k, value in json.loads(json.dumps(identity(net) | asdict(s) | net.data)).items():
+        require(there.get(k) == value, str(path), f"is another calibration, with {k} {brief(there.get(k))}, not "
+                f"{brief(value)}; choose another --out, or remove it")
+    read_tensors(net, folder/"supernet.safetensors", info["sha256"])
+    return True
+
+def calibrate_blocks(net, s:CalibrationSettings, folder:Path, progress:bool)->CalibrationSettings:
+    "Calibrate block by block, from where the folder (None: there is none) says."
+    whole = identity(net) | asdict(s) | net.data
     rng, done = random.Random(s.seed), []
-    finished = pick_up(net, Path(out), whole, rng) if out else []
+    finished = pick_up(net, folder, whole, rng) if folder else []
     x, t, cond = calibration_data(net.denoiser, s.num_samples, seed=s.seed, times=s.times)
-    bar = tqdm(blocks_of(net.denoiser).items(), desc="calibrating", disable=None if progress else True)
+    bar = bar_over(blocks_of(net.denoiser).items(), desc="calibrating", unit=" blocks", progress=progress)
     for path, ops in bar:
         ops = [o for o in ops if o.name not in net.float_ops]
         if ops and path not in finished:
@@ -254,7 +297,7 @@ def calibrate(
                 error = calibrate_block(net, ops, s.iterations, rng, s.near, s.tiar, s.fsc != "none")
             else: error = calibrate_layers(net, path, ops, x, t, cond, s, rng, done)
             finished.append(path)
-            if out: keep(net, Path(out), whole, finished, rng)
+            if folder: keep(net, folder, whole, finished, rng)
             bar.set_postfix_str(f"{path}, error {error:.4f}")
         done += ops
     if s.unbias: align(net, x, t, cond, s.batch_size)

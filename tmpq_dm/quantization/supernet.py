@@ -11,7 +11,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core.errors import require
-from ..core.files import read_json, write_json
+from ..core.files import read_json
+from ..core.folders import locked, read_sealed, write_sealed
 from ..policy import Policy
 from ..models.denoiser import Denoiser
 from .calibration import (SUPERNET_VERSION, CalibrationSettings, calibrate, dtype_of, identity,
@@ -23,6 +24,7 @@ from .network import QuantizedNetwork, set_table
 class Supernet(QuantizedNetwork):
     "A denoiser in every precision: calibrated once, then set to any policy, for which its outputs are corrected."
     settings = None      # a `CalibrationSettings`, once it is calibrated
+    data = None          # what it was calibrated on
 
     @delegates(CalibrationSettings)
     def calibrate(self, *args,
@@ -62,16 +64,16 @@ def save(
     self:Supernet,
     folder,       # made if missing
 ):
-    "Write the calibration: `supernet.json` and `supernet.safetensors`."
+    "Write the calibration: `supernet.json` and `supernet.safetensors`. Raises `TmpqError` if that is impossible."
     require(self.acts, "supernet", "is not calibrated; there is nothing to save")
-    sha256 = write_tensors(self, f"{folder}/supernet.safetensors")
-    settings = asdict(self.settings) if self.settings else None
-    write_json(f"{folder}/supernet.json", dict(format_version=SUPERNET_VERSION, **identity(self), settings=settings,
-                                               sha256=sha256))
-    unfinished = "partial.json", "partial-*.safetensors"
-    hidden = ".partial.json.*", ".partial-*.safetensors.*", ".supernet.*"      # left by a kill while writing
-    for pattern in unfinished + hidden:
-        for left in Path(folder).glob(pattern): left.unlink()
+    settings, path = asdict(self.settings) if self.settings else None, Path(folder)/"supernet.json"
+    with locked(folder):
+        other = path.exists() and read_json(path).get("model") != self.fingerprint
+        require(not other, str(path), "belongs to another model; choose another folder, or remove it")
+        sha256 = write_tensors(self, path.with_suffix(".safetensors"))
+        write_sealed(path, dict(format_version=SUPERNET_VERSION, **identity(self), settings=settings, data=self.data,
+                                sha256=sha256))
+        for unfinished in Path(folder).glob("partial*"): unfinished.unlink(missing_ok=True)
 
 # %% ../../nbs/06_quantization/08_supernet.ipynb #cell-040
 @patch(cls_method=True)
@@ -82,8 +84,8 @@ def load(
 )->Supernet:
     "Read a calibration. Raises `TmpqError` for another model, a newer format, or a damaged file."
     where = f"{folder}/supernet.json"
-    info = read_json(where)
-    require(isinstance(info, dict) and info.get("format_version") == SUPERNET_VERSION, where,
+    info = read_sealed(where, "calibrate again with this version")
+    require(info.get("format_version") == SUPERNET_VERSION, where,
             f"is not of format {SUPERNET_VERSION}; calibrate again with this version")
     require(info.get("model") == denoiser.fingerprint, where,
             f"made for model {info.get('model')}, this one is {denoiser.fingerprint}; calibrate this model")
@@ -95,4 +97,5 @@ def load(
     net.observers = info["observers"]
     read_tensors(net, Path(f"{folder}/supernet.safetensors"), info["sha256"])
     net.settings = CalibrationSettings(**info["settings"]) if info["settings"] else None
+    net.data = info["data"]
     return net

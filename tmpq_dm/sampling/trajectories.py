@@ -10,7 +10,7 @@ import copy, hashlib, inspect, math, random
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from ..core.progress import bar_over
 from ..core.trees import joined, mapped, rows_of
 from ..core.errors import require
 from .schedulers import (AnyList, first_timestep, sampler_name, sampler_of, steps_of_calls,
@@ -204,7 +204,7 @@ def sample(
 )->Tensor:                # (N, C, H, W) images in [-1, 1]; samples without decode
     "Images, on any list of timesteps."
     description = f"sampling, {len(timesteps)} steps"
-    batches = tqdm(start.split(batch_size), desc=description, disable=None if progress else True)
+    batches = bar_over(start.split(batch_size), desc=description, progress=progress)
     images = []
     for b in batches:
         *_, (_, x) = trajectory(den, timesteps, b)

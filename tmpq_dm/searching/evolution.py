@@ -10,6 +10,8 @@ import math, time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import repeat
+from ..core.errors import require
+from ..core.trees import hash_of
 from ..evaluation.cost import BitOPs, Price
 from ..quantization.network import uncorrected
 from .space import SearchSpace, mend, parts, warp, whole
@@ -21,12 +23,12 @@ from .practice import affordable_bits, even_lists
 # %% ../../nbs/07_searching/05_evolution.ipynb #c655aebe
 @dataclass(frozen=True)
 class SearchSettings:
-    "What is searched and how; saved with a run as it is."
+    "What is searched and how; saved with a run as it is. Whatever a result depends on is in it, whole."
     space:dict               # what a genome means, see `SearchSpace.describe`
     fitness:dict             # its name, its noise and its real images
     final:dict               # the same of the last rung's; empty: there is none
-    supernet:dict            # how it was calibrated
-    price:dict               # name and unit of what the budget bounds
+    supernet:dict            # the model, and how it was calibrated
+    price:dict               # what the budget bounds: name, unit, and a hash of what it is computed with
     budget:float             # the bound
     num_images:int           # for an evaluation
     preset:str="default"     # our algorithm; 'published': that of TMPQ-DM; 'practice': common practice only
@@ -43,6 +45,8 @@ class SearchSettings:
     vary:str="child"         # how a genome gets a descendant
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-005
+WORST = 1e300     # stands for a fitness that is not finite
+
 def individual(
     genome:tuple,
     *values,         # one value to minimise, or several
@@ -54,7 +58,7 @@ def individual(
         creator.create(f"{name}Fitness", base.Fitness, weights=(-1.0,) * len(values))
         creator.create(name, tuple, fitness=getattr(creator, f"{name}Fitness"))
     one = getattr(creator, name)(genome)
-    one.fitness.values = tuple(v if math.isfinite(v) else 1e300 for v in values)
+    one.fitness.values = tuple(v if math.isfinite(v) else WORST for v in values)
     return one
 
 def front(
@@ -68,6 +72,8 @@ def front(
     return [unique[k] for k in sorted(unique)]
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-008
+IN_A_ROW = 10     # so many evaluations may fail, one after another
+
 class OutOfNFE(Exception):
     "Raised when the next evaluation would need more NFE than are left."
 
@@ -78,7 +84,7 @@ class Evaluator:
         rungs:list,    # (fitness, number of images) of rungs 0, 1 and, if there are any, those of fresh noise
         record:Record, settings:SearchSettings,
         price:Price,   # what the budget bounds
-        bar,           # a tqdm bar over the NFE
+        bar,           # over the NFE, see `bar_over`
     ):
         self.space, self.rungs, self.record = space, rungs, record
         self.settings, self.price, self.bar = settings, price, bar
@@ -90,13 +96,17 @@ class Evaluator:
         self.practice = {}    # genome -> `Practice`
         self.harm = None      # of each operand at each precision, once it is measured
 
+        self.failures = 0     # in a row
+
     def __call__(self, genome, rung:int)->float:
         key = (tuple(genome), rung)
         if key not in self.order:
             policy = self.space.decode(genome)
             nfe = self.nfe_for(policy, rung)
             self.take(nfe)
-            self.order[key] = self.record.get(*key) or self.measure(genome, policy, rung, nfe)
+            known = self.record.get(*key)
+            if known: self.failures = 0
+            self.order[key] = known or self.measure(genome, policy, rung, nfe)
             self.show()
         return fitness_of(self.order[key])
 
@@ -113,15 +123,31 @@ class Evaluator:
         return nfe + correction(policy) if rung > 1 and correction else nfe
 
     def measure(self, genome, policy, rung, nfe):
-        started, (fitness, num_images) = time.perf_counter(), self.rungs[rung]
-        with uncorrected(self.space.net, rung < 2): value = float(fitness(self.space.net, policy, num_images))
+        "Evaluate and keep it, with the reason if it failed. Raises `TmpqError` after too many failures in a row."
+        started, num_images = time.perf_counter(), self.rungs[rung][1]
+        value, failed = self.attempt(policy, rung)
         self.seconds += time.perf_counter() - started
-        return self.record.add(genome=list(genome), rung=rung, num_images=num_images, fitness=value,
-                               cost=self.price(policy), bitops=self.bitops(policy), nfe=nfe, steps=len(policy))
+        self.failures = self.failures + 1 if failed else 0
+        entry = self.record.add(genome=list(genome), rung=rung, num_images=num_images, fitness=value,
+                                cost=self.price(policy), bitops=self.bitops(policy), nfe=nfe, steps=len(policy),
+                                **(dict(failed=failed) if failed else {}))
+        require(self.failures < IN_A_ROW, "search: fitness", f"failed {IN_A_ROW} times in a row, at last with "
+                f"{failed}; mend that, and run the same command again")
+        return entry
+
+    def attempt(self, policy, rung:int)->tuple:   # (fitness, None); (infinity, the reason) if it failed
+        fitness, num_images = self.rungs[rung]
+        try:
+            with uncorrected(self.space.net, rung < 2): value = fitness(self.space.net, policy, num_images)
+            require(value is not None, "fitness", "returned None; return a number")
+            return float(value), None
+        except Exception as e:      # also out of memory
+            return math.inf, f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
 
     def show(self):
         best, images = self.best(1), self.rungs[self.rung()][1]
-        if best: self.bar.set_postfix_str(f"best {best[0].fitness.values[0]:.4g} on {images} images")
+        value = best[0].fitness.values[0] if best else WORST
+        if value < WORST: self.bar.set_postfix_str(f"best {value:.4g} on {images} images")
 
     def budgets(self):
         "Each budget in turn, the largest first; until the next, it is the one that counts."
@@ -129,8 +155,9 @@ class Evaluator:
         self.budget = self.settings.budget
 
     def rung(self):
-        "The highest rung on which something within the budget was judged."
-        return max((r for (_, r), e in self.order.items() if e["cost"] <= self.budget), default=0)
+        "The highest rung on which something within the budget was judged, with a finite fitness if there is any."
+        return max(((math.isfinite(fitness_of(e)), r) for (_, r), e in self.order.items() if e["cost"] <= self.budget),
+                   default=(False, 0))[1]
 
     def entries(self, rung):
         "Evaluations on a rung that are within the budget."
@@ -261,8 +288,11 @@ def measure_harm(ev:Evaluator):
     if images < 2: return
     ev.take(images * each)
     def measured():
-        with uncorrected(space.net): return sensitivity(space.net, high, space.bits[0], images, progress=True)
-    ev.harm = harm_of(ev.record.once("sensitivity", measured), space.bits)
+        with uncorrected(space.net):
+            errors = sensitivity(space.net, high, space.bits[0], images, progress=not ev.bar.disable)
+        return [[e if math.isfinite(e) else WORST for e in pair] for pair in errors]
+    name = f"sensitivity-{hash_of([high.to_dict(), images])}"      # with other limits it may be measured elsewhere
+    ev.harm = harm_of(ev.record.once(name, measured), space.bits)
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-014
 def halve(

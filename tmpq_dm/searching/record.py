@@ -7,9 +7,11 @@ __all__ = []
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-002
 import json, math, os, zlib
+from contextlib import contextmanager
 from pathlib import Path
-from ..core.errors import TmpqError, require
-from ..core.files import read_json, write_json
+from ..core.errors import TmpqError, brief, require
+from ..core.files import read_json, sweep, write_json
+from ..core.folders import locked, read_sealed, strangers, write_sealed
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-005
 def to_line(
@@ -44,16 +46,15 @@ def read_lines(
     return entries, whole
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-009
-RUN_VERSION = 2
-BESIDE = {"supernet", "figures"}   # what the command line puts into a folder before the search begins
+RUN_VERSION = 3
+BESIDE = "supernet", "figures"       # what the command line puts into a folder before the search begins
+LIMITS = "max_nfe", "generations"    # settings that end a search and do not change its course
 
 def check_out(
     folder,  # where a run is to be, or is
 ):
     "Raise `TmpqError` if `folder` holds something that is not a run."
-    folder = Path(folder)
-    require(not folder.exists() or folder.is_dir(), str(folder), "is a file; choose a folder for --out")
-    other = folder.exists() and not (folder/"run.json").exists() and {p.name for p in folder.iterdir()} - BESIDE
+    other = strangers(folder, *BESIDE) and not (Path(folder)/"run.json").exists()
     require(not other, str(folder), "holds something else; choose an empty or new --out")
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-010
@@ -70,41 +71,67 @@ class Record:
     def open(self, settings):
         check_out(self.folder)
         path, lines = self.folder/"run.json", self.folder/"evaluations.jsonl"
-        if path.exists(): check_settings(path, settings)
-        else: write_json(path, dict(format_version=RUN_VERSION, settings=settings))
+        kept = check_settings(path, settings) if path.exists() else None
+        if kept != settings: write_json(path, dict(format_version=RUN_VERSION, settings=settings))
         self.entries, whole = read_lines(lines)
         if lines.exists() and lines.stat().st_size > whole: os.truncate(lines, whole)
         self.known = {(tuple(e["genome"]), e["rung"]): e for e in self.entries}
         self.file = open(lines, "ab")
 
-    def get(self, genome, rung): return self.known.get((tuple(genome), rung))
+    def close(self):
+        if self.file: self.file.close()
+
+    def get(self, genome, rung):
+        "The entry of an evaluation that did not fail; None if there is none."
+        entry = self.known.get((tuple(genome), rung))
+        return None if entry is None or "failed" in entry else entry
 
     def once(self, name:str, make):
         "What `make` returns, ready for JSON; made once for a run, and then read."
         path = self.folder and self.folder/f"{name}.json"
-        if path and path.exists(): return read_json(path)
+        if path and path.exists(): return read_sealed(path, "remove it, and it is measured again")["found"]
         found = make()
-        if path: write_json(path, found)
+        if path: write_sealed(path, dict(found=found))
         return found
 
     def add(self, **entry):
-        """Keep one evaluation: genome, rung, num_images, fitness, cost, bitops, nfe, steps.
+        """Keep one evaluation: genome, rung, num_images, fitness, cost, bitops, nfe, steps; `failed` if it did.
 
-        Raises `TmpqError` when the disk is full; earlier entries stay."""
+        Raises `TmpqError` when the disk is full, or the folder is no longer there; earlier entries stay."""
         if not math.isfinite(entry["fitness"]): entry["fitness"] = None
+        key = tuple(entry["genome"]), entry["rung"]
+        if self.known.get(key) == entry: return entry      # it failed before, and does so again
         if self.file: self.write(to_line(entry))
         self.entries.append(entry)
-        self.known[tuple(entry["genome"]), entry["rung"]] = entry
+        self.known[key] = entry
         return entry
 
     def write(self, line):
+        path = self.folder/"evaluations.jsonl"
         try:
             self.file.write(line.encode())
             self.file.flush()
             os.fsync(self.file.fileno())
+            there = path.exists() and os.path.samestat(path.stat(), os.fstat(self.file.fileno()))
         except OSError as e:
-            raise TmpqError(f"{self.folder}/evaluations.jsonl: cannot be written ({e.strerror}); "
+            raise TmpqError(f"{path}: cannot be written ({e.strerror}); "
                             "free space and run the same command again") from e
+        require(there, str(path), "was removed or replaced during the search; leave a run alone while it is searched")
+
+@contextmanager
+def opened(
+    settings:dict, folder=None,   # see `Record`
+):                                # a context manager that yields a `Record`
+    "A record that no other process writes meanwhile. Raises `TmpqError` like `Record`, or if one does."
+    if folder is None:
+        yield Record(settings)
+        return
+    check_out(folder)
+    with locked(folder):
+        sweep(*(Path(folder)/part for part in ("best", "practice", "figures")), *Path(folder).glob("within/*/*"))
+        record = Record(settings, folder)
+        try: yield record
+        finally: record.close()
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-011
 def flatten(
@@ -119,21 +146,18 @@ def flatten(
 def check_settings(
     path:Path,        # an existing run.json
     settings:dict,    # of the search that wants to go on there
-):
-    "Raise `TmpqError` naming the first setting that differs."
+)->dict:              # the settings there
+    "Raise `TmpqError` naming the first setting that differs and is not a limit."
     found = read_json(path)
     ours = isinstance(found, dict) and found.get("format_version") == RUN_VERSION
     require(ours, str(path), "is not a run of this version; choose another --out")
     there, here = flatten(found["settings"]), flatten(settings)
-    for k in sorted(there | here, key=lambda k: k.count(".")):      # plain settings before what follows from them
+    names = (there | here).keys() - set(LIMITS)
+    for k in sorted(names, key=lambda k: (k.count("."), k)):      # plain settings before what follows from them
         a, b = there.get(k), here.get(k)
         require(a == b, f"{path}: {k}", f"the run there has {brief(a)}, this command asks for {brief(b)}; "
                 "use the same settings to resume, or another --out")
-
-def brief(x)->str:
-    "A setting for an error of one line."
-    text = json.dumps(x)
-    return text if len(text) < 60 else "something else"
+    return found["settings"]
 
 def fitness_of(entry)->float:
     "The fitness of an entry; infinity where it was not finite."

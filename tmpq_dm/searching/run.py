@@ -6,22 +6,24 @@
 __all__ = ['Found', 'Choice', 'Run', 'search']
 
 # %% ../../nbs/07_searching/06_run.ipynb #31bce87c
-import math, random, re, time
-from dataclasses import asdict, dataclass, field
+import json, math, random, re, time
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from tqdm.auto import tqdm
 import torch
 from torch import Tensor
 from ..core.errors import require
 from ..core.files import write_json
-from ..core.trees import leaves
+from ..core.progress import bar_over
+from ..core.trees import hash_of
 from ..policy import Policy
 from ..sampling.trajectories import noise_of
 from ..evaluation.cost import BitOPs, Price, as_budget, at_most, with_prefix
-from ..evaluation.fitness import several
+from ..evaluation.fitness import identity_of
+from ..models.denoiser import fingerprint, own_config
+from ..quantization.calibration import identity, tensors_of
 from .space import SearchSpace
 from .budget import repair
-from .record import Record, fitness_of
+from .record import fitness_of, opened
 from .evolution import (PRESETS, SIZES, Evaluator, OutOfNFE, SearchSettings, child, front,
                                          make_toolbox, repair_and_spend)
 
@@ -88,24 +90,42 @@ class Run:
         return found_of(self.space, min((e for e in legal if e["rung"] == highest), key=fitness_of), self.names)
 
 # %% ../../nbs/07_searching/06_run.ipynb #cell-020
-def describe_fitness(fitness)->dict:
-    "What identifies a fitness: its name, the noise it draws from, and the real images it compares with."
-    noise = getattr(fitness, "noise", None)
-    parts = dict(noise=None if noise is None else noise_of(noise), reference=getattr(fitness, "reference", None))
-    for i, c in enumerate(leaves(getattr(noise, "cond", None))): parts[f"condition {i}"] = c
-    judges = getattr(fitness, "features", None)
-    for i, known in enumerate(several(getattr(fitness, "statistics", None) or [])):
-        parts |= {f"{k} {i}": v for k, v in known.items() if k in ("mu", "sigma")}
-    for i, shown in enumerate(several(parts.pop("reference"))): parts[f"reference {i}"] = shown
-    means = {k: round(float(v.double().abs().mean()), 9) for k, v in parts.items() if hasattr(v, "double")}
-    number = dict(images=len(noise)) if noise is not None else {}
-    names = [getattr(f, "name", type(f).__name__) for f in several(judges)] if judges else []
-    return dict(name=getattr(fitness, "name", type(fitness).__name__), features=names) | number | means
+def name_of(x)->str:
+    "A name for people."
+    return getattr(x, "name", None) or getattr(x, "__name__", type(x).__name__)
 
-def calibration_of(net)->dict:
-    "How a supernet was calibrated; empty for what is no supernet."
+def describe_fitness(
+    fitness,
+    kept:bool,    # whether the run is kept in a folder
+    what:str="fitness",
+)->dict:
+    "What identifies a fitness. Raises `TmpqError` for one that does not say it, if the run is to be kept."
+    identity = identity_of(fitness)
+    require(identity is not None or not kept, f"search: {what}", f"{name_of(fitness)} has no `identity`, by which "
+            "its run is told from others'; give it that attribute, such as a text that changes with what it computes, "
+            "or leave out the folder")
+    return identity if isinstance(identity, dict) else dict(name=name_of(fitness), identity=identity)
+
+def describe_function(f, kept:bool, what:str)->str:
+    "The name of a function of this library; of another one, its identity as well."
+    if f in (repair_and_spend, child): return f.__name__
+    return json.dumps(describe_fitness(f, kept, what))
+
+def describe_net(net)->dict:
+    "What a supernet is, beside the weights of its model: how it samples, and all that calibration found."
+    den = getattr(net, "denoiser", net)
+    parts = getattr(getattr(den, "pipeline", None), "components", {})
+    sampling = [type(den.scheduler).__name__, own_config(den.scheduler)] if hasattr(den, "scheduler") else None
+    unguided = den.conditions.nothing(1) if getattr(den, "guidance", None) is not None else None
+    decoder = {k: fingerprint(v) for k, v in parts.items() if k in ("vae", "vqvae")}
     settings = getattr(net, "settings", None)
-    return asdict(settings) if settings else {}
+    found = hash_of([identity(net), tensors_of(net)]) if settings else None
+    return dict(sampling=hash_of([sampling, unguided, decoder]), found=found, **(asdict(settings) if settings else {}))
+
+def describe_price(price:Price)->dict:
+    "A price, with a hash of what it is computed from."
+    own = {k: asdict(v) if is_dataclass(v) else v for k, v in vars(price).items() if k != "ops"}
+    return dict(name=price.name, unit=price.unit, table=hash_of(own))
 
 # %% ../../nbs/07_searching/06_run.ipynb #4d8e3c07
 def check_preset(preset:str, population=None):
@@ -116,7 +136,7 @@ def check_preset(preset:str, population=None):
 
 def choose_settings(
     space, fitness, final, price:Price, budget:float,
-    preset="default", num_images=None, max_nfe=None,
+    preset="default", num_images=None, max_nfe=None, kept=False,
     **given,       # further fields of `SearchSettings`; None: the preset's
 )->SearchSettings:
     "The settings of a search. Raises `TmpqError` if they contradict each other."
@@ -131,9 +151,9 @@ def choose_settings(
     for name, n in dict(num_images=num_images, max_nfe=max_nfe, **given).items():
         require(n is None or name not in COUNTS or n >= 1, f"search: {name}", f"is {n}; give at least 1")
     sizes = SIZES[preset] if max_nfe else SIZES[preset] | dict(generations=20)
-    return SearchSettings(space.describe(), describe_fitness(fitness), describe_fitness(final) if final else {},
-                          calibration_of(space.net), dict(name=price.name, unit=price.unit), budget, num_images,
-                          preset, max_nfe, **sizes | given)
+    fitnesses = [describe_fitness(fitness, kept), describe_fitness(final, kept, "final") if final else {}]
+    return SearchSettings(space.describe(), *fitnesses, describe_net(space.net), describe_price(price), budget,
+                          num_images, preset, max_nfe, **sizes | given)
 
 OWN_OPTIONS = dict(published={"population", "generations", "seed", "fit", "vary"})
 OWN_OPTIONS["practice"] = OWN_OPTIONS["published"] | {"fraction", "smaller"}
@@ -146,7 +166,7 @@ def conclude(
 )->Run:
     "Choose the best for each budget, and the front of rung 1; write them, and the best of common practice."
     check_found(ev)
-    choices = [choose(ev, budget) for budget in ev.budgets() if ev.entries(ev.rung())]
+    choices = [choose(ev, budget) for budget in ev.budgets() if finite(ev.entries(ev.rung()))]
     judged, names = ev.entries(min(1, ev.rung())), {g: str(p) for g, p in ev.practice.items()}
     fronts = [[found_of(ev.space, e, names) for e in front(entries)]
               for entries in (judged, [e for e in judged if tuple(e["genome"]) in names])]
@@ -159,7 +179,7 @@ def conclude(
 def choose(ev:Evaluator, budget:float)->Choice:
     "The best on the highest rung that something within the budget, which must count now, has reached."
     rung = ev.rung()
-    ranked = [ev.order[tuple(g), rung] for g in ev.best(len(ev.order), rung)]
+    ranked = finite(ev.order[tuple(g), rung] for g in ev.best(len(ev.order), rung))
     common = next((e for e in ranked if tuple(e["genome"]) in ev.practice), None)
     names = {g: str(p) for g, p in ev.practice.items()}
     return Choice(budget, found_of(ev.space, ranked[0], names), common and found_of(ev.space, common, names))
@@ -177,15 +197,20 @@ def budget_name(budget:float, price:dict)->str:
     "A budget as the name of a folder, such as 30.5-G-BitOPs."
     return re.sub("[^0-9A-Za-z.]+", "-", with_prefix(budget, price["unit"] or "BitOPs"))
 
+def finite(entries)->list:
+    "Those with a fitness that counts."
+    return [e for e in entries if math.isfinite(fitness_of(e))]
+
 def check_found(ev:Evaluator):
     "Raise `TmpqError` if nothing was evaluated, or to no use."
     before = f", since the fitness needed {ev.nfe} for its full-precision images" if ev.nfe else ""
     require(ev.order, "search: max_nfe",
             f"{ev.max_nfe} evaluations of the network do not suffice for one policy{before}; "
             "allow more, or fewer images or steps")
-    require(any(math.isfinite(fitness_of(e)) for e in ev.order.values()), "search: fitness",
+    require(finite(ev.order.values()), "search: fitness",
             f"is not finite for any of {len(ev.order)} evaluations; use more bits or steps, or another fitness")
-    require(ev.entries(ev.rung()), "search: max_nfe", f"{ev.max_nfe} evaluations of the network do not suffice for "
+    require(finite(ev.entries(ev.rung())), "search: max_nfe",
+            f"{ev.max_nfe} evaluations of the network do not suffice for "
             "one policy within the budget; allow more, or fewer images or steps")
 
 def found_of(space, entry, names:dict)->Found:
@@ -214,20 +239,43 @@ def search(
     **options,             # further fields of `SearchSettings`, for ablations
 )->Run:
     """Search timesteps and bits together. Raises `TmpqError` for a budget that nothing meets, or a folder that holds
-    another run."""
+    another run. A finished run goes on with a larger `max_nfe` or more `generations`."""
+    started, out = time.perf_counter(), Path(out) if out else None
+    settings, price, rungs = plan(space, fitness, budget, final, smaller, preset, num_images, max_nfe, bool(out),
+                                  population=population, generations=generations, seed=seed, fit=fit, vary=vary,
+                                  **options)
+    with opened(asdict(settings), out) as record:
+        with bar_over(total=max_nfe, desc="searching", unit=" NFE", progress=progress) as bar:
+            ev = Evaluator(space, rungs, record, settings, price, bar)
+            logbook = evolve(ev, fit, vary)
+        return conclude(ev, logbook, out, started)
+
+# %% ../../nbs/07_searching/06_run.ipynb #7f3b19d0
+def plan(
+    space, fitness, budget=None, final=None, smaller=(), preset="default", num_images=None, max_nfe=None,
+    kept=False,     # whether the run is kept in a folder
+    fit=repair_and_spend, vary=child, **options,   # see `search`
+)->tuple:           # (settings, price, rungs)
+    "What a search will do. Raises `TmpqError` for all that can be refused before it begins."
     budget = as_budget(at_most(BitOPs(space.net).uniform(6, space.steps[1])) if budget is None else budget)
     price = budget.price(space.net)
     if smaller: options["smaller"] = smaller_budgets(space.net, price, budget, smaller)
+    functions = dict(fit=describe_function(fit, kept, "fit"), vary=describe_function(vary, kept, "vary"))
     settings = choose_settings(space, fitness, final, price, budget.resolve(space.net), preset, num_images, max_nfe,
-                               population=population, generations=generations, seed=seed,
-                               fit=fit.__name__, vary=vary.__name__, **options)
+                               kept, **functions, **options)
     least = [settings.budget, *settings.smaller][-1]
     repair(space, space.cheapest(), least, price, random.Random(0))      # refuses a budget that is too small
-    record, started = Record(asdict(settings), out), time.perf_counter()
-    with tqdm(total=max_nfe, desc="searching", unit=" NFE", disable=None if progress else True) as bar:
-        ev = Evaluator(space, rungs_of(fitness, final, settings), record, settings, price, bar)
-        logbook = evolve(ev, fit, vary)
-    return conclude(ev, logbook, Path(out) if out else None, started)
+    rungs = rungs_of(fitness, final, settings)
+    check_nfe(space, rungs, max_nfe)
+    return settings, price, rungs
+
+def check_nfe(space, rungs:list, max_nfe):
+    "Raise `TmpqError` if the evaluations of the network do not suffice for one policy."
+    (fitness, few), before = rungs[0], sum({id(f): getattr(f, "reference_nfe", 0) for f, _ in rungs}.values())
+    need = before + few * min(BitOPs(space.net).nfe(space.steps[0], s) for s in space.samplers)
+    less = f", of which {before} are for full-precision images" if before else ""
+    require(max_nfe is None or max_nfe >= need, "search: max_nfe", f"{max_nfe} evaluations of the network do not "
+            f"suffice for one policy, which takes {need}{less}; allow more, or fewer images or steps")
 
 # %% ../../nbs/07_searching/06_run.ipynb #4b0c7a9d
 def smaller_budgets(
@@ -246,6 +294,8 @@ def rungs_of(fitness, final, settings)->list:
     "Each rung's fitness and number of images. Raises `TmpqError` if the last would see noise that was seen before."
     n = settings.num_images
     few = n if settings.fraction == 1 else min(n, max(2, n // settings.fraction))
+    if hasattr(fitness, "check_number"): fitness.check_number(n)
+    if hasattr(final, "check_number"): final.check_number(len(final.noise))
     rungs = [(fitness, few), (fitness, n)]
     if final is None: return rungs
     noise, own = (noise_of(f.noise) if hasattr(f, "noise") else None for f in (final, fitness))

@@ -6,8 +6,8 @@
 __all__ = ['sensitivity', 'harm_of']
 
 # %% ../../nbs/07_searching/02_sensitivity.ipynb #cb3723a1
-from tqdm.auto import tqdm
 from ..policy import FP, Policy
+from ..core.progress import bar_over
 from ..evaluation.metrics import generate, relative_errors
 from ..quantization.network import operands
 from ..sampling.trajectories import starts
@@ -39,7 +39,7 @@ def sensitivity(
     def error(name, side):
         images = generate(net, lowered(policy, name, side, low), noise, batch_size, decode=False)
         return relative_errors(images, base).double().square().mean().item()
-    bar = tqdm(net.quantized, desc="sensitivity", disable=None if progress else True)
+    bar = bar_over(net.quantized, desc="sensitivity", progress=progress)
     return [(error(o.name, 0), error(o.name, 1)) for o in bar]
 
 def harm_of(
