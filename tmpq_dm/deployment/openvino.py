@@ -479,7 +479,7 @@ def read_integers(folder, runtime:str)->dict:
     where = f"{folder}/integers.json"
     require(Path(where).is_file(), str(folder), "holds no graphs of integers; take load_compressed")
     spec = read_json(where)
-    INTEGERS(spec, where)
+    INTEGERS_JSON(spec, where)
     made_for, steps = spec.get("runtime", "openvino"), len(check_schedule(spec, where))
     require(made_for == runtime, str(folder), f"holds graphs for {made_for}; take load_{made_for}")
     graphs = spec["graph_of_step"]
@@ -490,7 +490,7 @@ def read_integers(folder, runtime:str)->dict:
         SCHEDULER(read_json(file), str(file))
     return spec
 
-INTEGERS = object_of(SCHEDULE | {
+INTEGERS_JSON = object_of(SCHEDULE | {
     "graph_of_step": list_of(integer(0, 9999), 1), "config": map_of(config_value), "class": one_of(*ARCHITECTURES),
     "pipeline": one_of(*PIPELINES), "runtime": one_of("openvino", "onnx"), "parts": map_of(check_part, key=PART_NAME),
     "more": map_of(config_value, key=PART_NAME)}, optional=("runtime",))

@@ -99,7 +99,7 @@ def scheduler_of(config:dict):
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #13de5d1b
 SCHEDULE = dict(policy=anything, num_train=integer(1, MOST_TIMESTEPS), first=integer(0, MOST_TIMESTEPS),
                 shape=list_of(integer(1, 2**14), 3, 3), starts=list_of(integer(0, MOST_TIMESTEPS), 1))
-SPEC = object_of(SCHEDULE | dict(split=map_of(integer(0, 2**20)), timed=list_of(TEXT), corrected=FLAG))
+SPEC = object_of(SCHEDULE | dict(split=map_of(integer(0, 2**20)), timed=list_of(TEXT), corrected=FLAG), others=True)
 
 def check_spec(spec, where):
     "Raise `TmpqError` unless a spec is what `spec_of` writes."

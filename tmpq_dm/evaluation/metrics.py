@@ -279,7 +279,7 @@ def array_of(archive, name:str)->Tensor:
         array = np.frombuffer(bytearray(f.read()), dtype)
     return torch.from_numpy(array.reshape(shape, order="F" if fortran else "C"))
 
-def numbers(x:Tensor)->Tensor:
+def of_numbers(x:Tensor)->Tensor:
     "A tensor. Raises `ValueError` for complex numbers, truth values and floating point of fewer than 16 bits."
     if str(x.dtype) not in FLOATING + INTEGERS: raise ValueError(f"holds {x.dtype}")
     return x
@@ -295,7 +295,7 @@ def read_arrays(
         if str(path).endswith(".safetensors"):
             with safe_open(path, "pt") as f:
                 names = [*f.keys()]
-                return {k: numbers(f.get_tensor(k)) for k in wanted if k in names}, names
+                return {k: of_numbers(f.get_tensor(k)) for k in wanted if k in names}, names
         with zipfile.ZipFile(path) as z:
             names = [name.removesuffix(".npy") for name in z.namelist()]
             return {k: array_of(z, k) for k in wanted if k in names}, names

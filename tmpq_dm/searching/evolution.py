@@ -262,7 +262,10 @@ def measure_harm(ev:Evaluator):
     ev.take(images * each)
     def measured():
         with uncorrected(space.net): return sensitivity(space.net, high, space.bits[0], images, progress=True)
-    ev.harm = harm_of(ev.record.once("sensitivity", measured), space.bits)
+    found = ev.record.once("sensitivity", measured)
+    fits = len(found) == len(space.net.quantized)
+    require(fits, f"{ev.record.folder}/sensitivity.json", "is of another model; remove it, and it is measured again")
+    ev.harm = harm_of(found, space.bits)
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-014
 def halve(

@@ -9,7 +9,9 @@ __all__ = []
 import json, math, os, zlib
 from pathlib import Path
 from ..core.errors import TmpqError, require
-from ..core.files import read_json, write_json
+from ..core.fields import (TEXT, anything, check_version, finite, integer, list_of, map_of, object_of,
+                                 or_null)
+from ..core.files import parse_json, read_bytes, read_json, write_json
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-005
 def to_line(
@@ -25,20 +27,29 @@ def from_line(
     "The inverse of `to_line`."
     checksum, _, body = line.rstrip("\n").partition(" ")
     if not line.endswith("\n") or f"{zlib.crc32(body.encode()):08x}" != checksum: return None
-    return json.loads(body)
+    return parse_json(body, "its content")
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-007
+LARGEST_RECORD = 2**28      # bytes
+LARGE = integer(0, 10**27)  # operations, bytes
+ENTRY = object_of(dict(     # what `Record.add` keeps
+    genome=list_of(integer(-2**31, 2**31)), rung=integer(0, 99), num_images=integer(1, 10**9),
+    fitness=or_null(finite()), cost=finite(0), bitops=LARGE, nfe=LARGE, steps=integer(1, 10**6)), others=True)
+
 def read_lines(
     path:Path,
 )->tuple:   # (entries, bytes that are whole)
-    "All whole entries of a file. Raises `TmpqError` for a damaged line that is not the last."
+    "All whole entries of a file. Raises `TmpqError` for a damaged line that is not the last, and for no evaluation."
     entries, whole = [], 0
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = read_bytes(path, LARGEST_RECORD).split(b"\n") if path.exists() else [b""]
+    lines = [line + b"\n" for line in lines[:-1]] + [line for line in lines[-1:] if line]
     for i, raw in enumerate(lines):
-        entry = from_line(raw.decode(errors="replace"))
-        require(entry is not None or i == len(lines) - 1, f"{path}: line {i+1}",
-                "is damaged; restore the file, or delete the lines from there on to lose only those")
+        where, mend = f"{path}: line {i+1}", "restore the file, or delete the lines from there on to lose only those"
+        try: entry = from_line(raw.decode(errors="replace"))
+        except TmpqError as e: raise TmpqError(f"{where}: {e}") from None
+        require(entry is not None or i == len(lines) - 1, where, f"is damaged; {mend}")
         if entry is None: break
+        ENTRY(entry, where)
         entries.append(entry)
         whole += len(raw)
     return entries, whole
@@ -55,8 +66,13 @@ def check_out(
     require(not folder.exists() or folder.is_dir(), str(folder), "is a file; choose a folder for --out")
     other = folder.exists() and not (folder/"run.json").exists() and {p.name for p in folder.iterdir()} - BESIDE
     require(not other, str(folder), "holds something else; choose an empty or new --out")
+    for p in folder.iterdir() if folder.exists() else ():
+        inside = not p.is_symlink() or p.resolve().is_relative_to(folder.resolve())
+        require(inside, str(p), "is a link that leads outside of the run; copy what it leads to")
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-010
+ONCE = dict(sensitivity=list_of(list_of(finite(0), 2, 2)))      # what is made once -> its field
+
 class Record:
     "The evaluations of one search, kept on disk. Raises `TmpqError` if the folder holds another run."
     def __init__(self,
@@ -82,7 +98,10 @@ class Record:
     def once(self, name:str, make):
         "What `make` returns, ready for JSON; made once for a run, and then read."
         path = self.folder and self.folder/f"{name}.json"
-        if path and path.exists(): return read_json(path)
+        if path and path.exists():
+            found = read_json(path)
+            ONCE.get(name, anything)(found, str(path))
+            return found
         found = make()
         if path: write_json(path, found)
         return found
@@ -116,14 +135,21 @@ def flatten(
     for k, v in d.items(): flat |= flatten(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
     return flat
 
+RUN = object_of(dict(format_version=anything, settings=map_of(anything)))
+
+def read_run(path)->dict:
+    "The content of a run.json. Raises `TmpqError` if it is none."
+    found = read_json(path)
+    check_version(found, RUN_VERSION, str(path), "a run; give the folder of one, or choose another --out")
+    RUN(found, str(path))
+    return found
+
 def check_settings(
     path:Path,        # an existing run.json
     settings:dict,    # of the search that wants to go on there
 ):
     "Raise `TmpqError` naming the first setting that differs."
-    found = read_json(path)
-    ours = isinstance(found, dict) and found.get("format_version") == RUN_VERSION
-    require(ours, str(path), "is not a run of this version; choose another --out")
+    found = read_run(path)
     there, here = flatten(found["settings"]), flatten(settings)
     for k in sorted(there | here, key=lambda k: k.count(".")):      # plain settings before what follows from them
         a, b = there.get(k), here.get(k)
