@@ -128,7 +128,7 @@ def test_deciding_one_precision_leaves_the_others(seed):
 
 
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-entries = st.dictionaries(st.text(max_size=4), numbers, max_size=4)
+entries = st.dictionaries(texts, numbers, max_size=4)
 
 
 @given(entries, st.integers(0, 200), st.integers(1, 255))

@@ -160,7 +160,7 @@ def keep(
 WORD = integer(0, 2**32 - 1)
 
 def rng_state(v, where:str, more:str=""):
-    "A field for the state of `random.Random`: its version, 624 words and a position, and half a pair of normal numbers."
+    "A field for the state of `random.Random`: its version, 624 words with a position, and a number or none."
     list_of(anything, 3, 3)(v, where)
     integer(3, 3)(v[0], f"{where}[0]")
     list_of(WORD, 625, 625)(v[1], f"{where}[1]")
