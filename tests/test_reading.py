@@ -11,16 +11,17 @@ import numpy as np, pytest, torch
 from safetensors.torch import load, save
 from tmpq_dm.core.errors import TmpqError
 from tmpq_dm.core.folders import MANIFEST, as_text, check_folder, is_ours, manifest_of, require_free, seal
-from tmpq_dm.core.files import write_json
 from tmpq_dm.core.hub import read_prompts
 from tmpq_dm.policy import Policy
 
-RUNS = int(os.environ.get("TMPQ_FUZZ", 1300))
+RUNS = int(os.environ.get("TMPQ_FUZZ", 1000))
 SLOWEST, LARGEST = 30, 3 * 2**20      # seconds of one execution; KiB that all of them may add to the process
 DEEP = json.loads("[" * 60 + "]" * 60)
-EXTREMES = [None, True, False, 0, 1, -1, 2, 7, 10**7, 10**8, 2**31, 2**63, 10**40, 0.5, -0.0, 1e308, 1e-320, "", "a", "1",
-            "../../escaped", "/etc/passwd", "a\nb", "\x1b[2J", "<script>", "os", "ä" * 5000, [], {}, [[]], [0], {"": 0},
-            DEEP, [0] * 20_001, float("nan"), float("inf"), "\ud800", ["os", "system"], ["diffusers", "UNet2DModel"]]
+EXTREMES = [None, True, False, 0, 1, -1, 2, 7, 10**7, 10**8, 2**31, 2**63, 10**40, 0.5, -0.0, 1e308, 1e-320, "", "a",
+            "1", "../../escaped", "/etc/passwd", "a\nb", "\x1b[2J", "<script>", "os", "ä" * 5000, [], {}, [[]], [0],
+            {"": 0}, DEEP, [0] * 20_001, float("nan"), float("inf"), "\ud800", ["os", "system"],
+            ["diffusers", "UNet2DModel"]]
+NAMES = "../x", "surprise", "\x00", "a b"
 
 
 # ---- changes of JSON
@@ -47,9 +48,9 @@ def change(parent, k, rng):
     "Change one entry of a list or an object."
     kind, v = rng.randrange(8), parent[k]
     if kind == 0: del parent[k]
-    elif kind == 1 and isinstance(parent, dict): parent[rng.choice([f"{k}_", k.upper(), "../x", "surprise"])] = parent.pop(k)
+    elif kind == 1 and isinstance(parent, dict): parent[rng.choice([f"{k}_", k.upper(), *NAMES])] = parent.pop(k)
     elif kind == 2: parent[k] = [v]
-    elif kind == 3 and isinstance(v, (int, float)): parent[k] = rng.choice([-v, v + 1, v * 10**6, str(v), v + 0.5, v - 1])
+    elif kind == 3 and isinstance(v, (int, float)): parent[k] = rng.choice([-v, v + 1, v * 10**6, str(v), v - 0.5])
     elif kind == 4 and isinstance(v, list): parent[k] = (v * rng.choice([0, 2, 50]))[:50_000] + v[:rng.randrange(3)]
     elif kind == 5 and isinstance(v, list): parent[k] = v[::-1]
     elif kind == 6 and isinstance(parent, dict): parent[k] = rng.choice(list(parent.values()))
@@ -62,7 +63,7 @@ def as_bytes(x, rng)->bytes:
     if kind == 0: return text.encode("utf-16")
     if kind == 1: return text.encode()[:rng.randrange(len(text))]
     if kind == 2: return b"\xff" + text.encode()
-    if kind == 3 and isinstance(x, dict) and x: return ('{%s: 1,' % json.dumps(next(iter(x))) + text[1:]).encode()
+    if kind == 3 and isinstance(x, dict) and x: return (f'{{{json.dumps(next(iter(x)))}: 1,' + text[1:]).encode()
     if kind == 4: return b"[" * 100_000
     if kind == 5: return b"{}"
     return text.encode()
@@ -250,7 +251,8 @@ def put_manifest(folder, rng, tmp):
         content.pop("seal", None)
         try: content["seal"] = seal(content)
         except ValueError: pass
-    (folder/MANIFEST).write_bytes(as_text(content).encode("utf-8", "replace") if rng.random() < 0.9 else as_bytes(content, rng))
+    data = as_text(content).encode() if rng.random() < 0.9 else as_bytes(content, rng)
+    (folder/MANIFEST).write_bytes(data)
     def read():
         is_ours(folder)
         try: require_free(folder)
@@ -259,7 +261,7 @@ def put_manifest(folder, rng, tmp):
     return read
 
 def put_run(folder, rng, tmp):
-    from tmpq_dm.searching.record import RUN_VERSION, Record, to_line
+    from tmpq_dm.searching.record import RUN_VERSION, Record
     settings = RUN["settings"]
     run, which = dict(RUN, format_version=RUN_VERSION), rng.randrange(3)
     (folder/"run.json").write_bytes(as_bytes(changed(run, rng) if which == 0 else run, random.Random(0)))
@@ -377,6 +379,7 @@ def weights()->bytes:
 @lru_cache
 def recipe(tmp): return json.loads((Path(__file__).parents[1]/"tmpq_dm/assets/recipes/cifar10.json").read_text())
 
+IN_INTEGERS = "integers.json", "scheduler/scheduler_config.json"
 IN_MODEL = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json", "policy.json"
 READERS = {     # name -> (what puts a changed file, its share of the executions)
     "policy": (json_reader(POLICY, read_policy), 14), "recipe": (json_reader(recipe, read_recipe), 12),
@@ -388,9 +391,9 @@ READERS = {     # name -> (what puts a changed file, its share of the executions
     "partial tensors": (partial(put_supernet, name="partial", tensors=True), 3),
     "integers.json": (partial(put_exported, kind="openvino", names=["integers.json"], read=read_spec_of_openvino), 4),
     "openvino": (partial(put_exported, kind="openvino", read=read_openvino,
-                         names=["integers.json", "graph-0.xml", "scheduler/scheduler_config.json"]), 0.6),
+                         names=["graph-0.xml", "graph-0.bin", *IN_INTEGERS]), 0.6),
     "onnx": (partial(put_exported, kind="onnx", read=read_onnx,
-                     names=["integers.json", "graph-0.onnx", "scheduler/scheduler_config.json"]), 0.6),
+                     names=["graph-0.onnx", *IN_INTEGERS]), 0.6),
     "compressed": (partial(put_exported, kind="model", names=IN_MODEL, read=read_model), 1),
     "statistics npz": (tensor_reader(statistics, npz_bytes, "x.npz", read_statistics), 5),
     "statistics": (tensor_reader(statistics, safetensors_bytes, "x.safetensors", read_statistics), 4),
@@ -440,6 +443,7 @@ def test_changed_files(name, tmp, tmp_path, monkeypatch):
     root, found, slowest = tmp_path/"root", dict(accepted=0, refused=0), 0
     root.mkdir()
     monkeypatch.chdir(root)
+    one(put, root, tmp, random.Random(name))       # makes the valid files, and imports what it needs
     before, threads = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, torch.get_num_threads()
     torch.set_num_threads(1)
     for i in range(runs):
@@ -452,3 +456,36 @@ def test_changed_files(name, tmp, tmp_path, monkeypatch):
     print(f"\n{name:18} {runs:6} executions, {found['accepted']:6} accepted, {found['refused']:6} refused, "
           f"slowest {slowest:.1f} s, {grown/1024:.0f} MiB more")
     assert grown < LARGEST
+
+
+# ---- what must not happen
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnx"])
+@pytest.mark.parametrize("change", [
+    dict(parts={"scheduler": ["evil", "Evil"]}), dict(parts={"scheduler": ["os", "path"]}), dict(pipeline="load_evil"),
+    dict(parts={"../scheduler": ["tmpq_dm", "SubsetDDIMScheduler"]}), {"class": "Evil"}], ids=str)
+def test_names_in_a_file_are_not_imported(tmp, tmp_path, monkeypatch, runtime, change):
+    "A module that lies about does not run because a file names it"
+    folder, evil = tmp_path/"model", tmp_path/"evil.py"
+    shutil.copytree(exported(tmp)/runtime, folder)
+    evil.write_text(f"open({str(tmp_path/'ran')!r}, 'w')\nclass Evil:\n    from_pretrained = lambda *a, **k: None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = json.loads((folder/"integers.json").read_text())
+    (folder/"integers.json").write_text(json.dumps(spec | change))
+    (folder/MANIFEST).write_text(as_text(manifest_of(folder)))
+    with pytest.raises(TmpqError, match="integers.json"): (read_onnx if runtime == "onnx" else read_openvino)(folder)
+    assert not (tmp_path/"ran").exists()
+
+@pytest.mark.parametrize("change", [
+    dict(unet=["evil", "Evil"]), dict(scheduler=["diffusers", "DDPMPipeline"]), dict(_class_name="Evil"),
+    dict(_class_name=["pipeline", "Evil"]), dict(more=["os", "path"])], ids=str)
+def test_a_compressed_model_names_classes_of_the_list(tmp, tmp_path, monkeypatch, change):
+    folder = tmp_path/"model"
+    shutil.copytree(exported(tmp)/"model", folder)
+    (tmp_path/"evil.py").write_text(f"open({str(tmp_path/'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    index = json.loads((folder/"model_index.json").read_text())
+    (folder/"model_index.json").write_text(json.dumps(index | change))
+    (folder/MANIFEST).write_text(as_text(manifest_of(folder)))
+    with pytest.raises(TmpqError, match="model_index.json"): read_model(folder)
+    assert not (tmp_path/"ran").exists()

@@ -6,7 +6,7 @@
 __all__ = ['compressed_pipeline', 'denoiser_of', 'save_pipeline', 'save_compressed', 'load_compressed']
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #cell-002
-import inspect, json
+import html, inspect, json
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,8 @@ from diffusers import DDPMPipeline, DiffusionPipeline
 from ..core.folders import CARD, check_folder, require_free, whole_folder
 from ..policy import FP, MOST_TIMESTEPS, Policy
 from ..core.errors import TmpqError, require
-from ..core.fields import anything, finite, integer, like, list_of, map_of, object_of, one_of, or_null
+from ..core.fields import (anything, finite, integer, is_number, like, list_of, map_of, object_of, one_of,
+                                 or_null)
 from ..core.files import read_json, write_atomic
 from ..models.architecture import ARCHITECTURES, inputs_of, sample_shape
 from ..sampling.schedulers import SAMPLERS, sampler_of
@@ -96,9 +97,13 @@ def example_arguments(pipe)->str:
     guidance = network_of(pipe).packed.policy.guidance
     return f"{arguments}, guidance_scale={guidance}" if guidance else arguments
 
+def as_cell(name:str)->str:
+    "A name that a file gave, as text of one cell of a table, and nothing else."
+    return html.escape(" ".join(name.split())).replace("|", "&#124;")
+
 def measured_text(measured:dict)->str:
     "The numbers among what was measured, as a table; nothing if there are none."
-    numbers = {k: v for k, v in measured.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    numbers = {as_cell(k): v for k, v in measured.items() if is_number(v)}
     if not numbers: return ""
     rows = [f"| {k} | {v:,} |\n" if isinstance(v, int) else f"| {k} | {v:.4g} |\n" for k, v in numbers.items()]
     return "\nMeasured when it was found:\n\n| | |\n| --- | --- |\n" + "".join(rows)
@@ -254,6 +259,7 @@ MOST_LAYERS, WIDEST = 1000, 2**20      # of a network
 def config_value(v, where:str, more:str=""):
     "A field of a part's configuration: numbers are sizes, lists have an entry for each block."
     if isinstance(v, list): list_of(config_value, 0, MOST_LAYERS)(v, where)
+    if isinstance(v, dict): map_of(config_value, 0, MOST_LAYERS)(v, where)
     most = MOST_LAYERS if "layers" in where.rpartition(": ")[2] else WIDEST
     if isinstance(v, (int, float)) and not isinstance(v, bool): finite(-WIDEST, most)(v, where)
 
