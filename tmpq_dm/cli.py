@@ -66,11 +66,12 @@ def real_images(
     from tmpq_dm.models.reference import reference_features, reference_statistics
     if path is None: return (reference_features(), reference_statistics()) if model == "reference" else (None, None)
     from tmpq_dm.evaluation.inception import inception_features
-    from tmpq_dm.evaluation.real_images import real_side
+    from tmpq_dm.evaluation.real_images import real_side, require_source
     from tmpq_dm.evaluation.metrics import read_arrays, real_statistics
     features = reference_features()
-    if Path(path).is_file() and len(read_arrays(path).get("mu", ())) == features.num_features:
-        return features, real_statistics(path)
+    require_source(path)                           # before the weights are looked for
+    known = read_arrays(path, ("mu",))[0] if Path(path).is_file() else {}
+    if "mu" in known and known["mu"].shape == (features.num_features,): return features, real_statistics(path)
     network = inception_features()
     return network, real_side(path, network, size=size, progress=True)
 

@@ -6,9 +6,12 @@
 __all__ = ['Policy']
 
 # %% ../nbs/01_policy.ipynb #cell-002
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from .core.errors import TmpqError, is_int, require
+from .core.fields import (MAYBE_TEXT, anything, check_version, finite, integer, list_of, map_of, object_of,
+                                 one_of, or_null)
 from .core.files import read_json, write_json
 from fastcore.basics import patch
 
@@ -68,7 +71,7 @@ def check_timesteps(ts, where:str):
     "Raise `TmpqError` unless timesteps are integers from 0 in strictly descending order."
     require(len(ts) > 0 and all(is_int(t) for t in ts), where, "must be a list of at least one integer")
     require(min(ts) >= 0, where, f"{min(ts)} is out of range; the smallest timestep is 0")
-    repeated = sorted({t for t in ts if ts.count(t) > 1})
+    repeated = sorted(t for t, n in Counter(ts).items() if n > 1)[:3]
     require(not repeated, where, f"{repeated} repeated; name each timestep once")
     require(list(ts) == sorted(ts, reverse=True), where, "must descend, as a sampler runs")
 
@@ -99,28 +102,24 @@ def from_dict(
     for k in ("timesteps", "schedule"): fields[k] = tuple(d.get(k, ()))
     fields["tables"] = tuple({k: tuple(b) for k, b in t.items()} for t in d.get("tables", ()))
     try: return cls(**fields)
-    except TmpqError as e: raise TmpqError(str(e).replace("policy", where, 1)) from None
+    except TmpqError as e: raise TmpqError(where + str(e).removeprefix("policy")) from None
 
 # %% ../nbs/01_policy.ipynb #1e76e1d8
-# of the fields in JSON
-FIELD_TYPES = dict(timesteps=list, tables=list, schedule=list, model=str, measured=dict, sampler=str)
+MOST_TIMESTEPS = 100_000      # that a model was trained on: a hundred times as many as usual
+TIMESTEP = integer(0, MOST_TIMESTEPS - 1)
+PAIR_OF_BITS = list_of(integer(0, 99), 2, 2)      # which bits there are is a rule of every policy, see `check_fields`
+POLICY_FIELDS = dict(
+    format_version=anything, model=MAYBE_TEXT, sampler=one_of("", *SAMPLER_NAMES), guidance=or_null(finite(1, 1000)),
+    timesteps=list_of(TIMESTEP), schedule=list_of(integer(0, 9999)), tables=list_of(map_of(PAIR_OF_BITS), 0, 10_000),
+    measured=map_of(anything))
+POLICY = object_of(POLICY_FIELDS, optional=tuple(POLICY_FIELDS))
 
 def check_dict(d, where:str):
-    "Raise `TmpqError` unless `d` is the JSON of a policy in this version, with fields of the right types."
-    require(isinstance(d, dict), where, "is not a policy; expected a JSON object")
-    v, w = d.get("format_version"), d.get("guidance")
-    require(is_int(v), f"{where}: format_version", "is missing; this is not a policy file")
-    require(v == FORMAT_VERSION, f"{where}: format_version",
-            f"is {v}, this program reads {FORMAT_VERSION}; upgrade tmpq_dm")
-    unknown = sorted(set(d) - set(FIELD_TYPES) - {"format_version", "guidance"})
-    require(not unknown, where, f"unknown fields {unknown}; remove them")
-    for k, kind in FIELD_TYPES.items():
-        require(isinstance(d.get(k, kind()), kind), f"{where}: {k}", f"must be a {kind.__name__}")
-    number = isinstance(w, (int, float)) and not isinstance(w, bool)
-    require(w is None or (number and w > 1), f"{where}: guidance", f"{w!r} must be a number above 1, or null for none")
-    for table in d.get("tables", []):
-        ok = isinstance(table, dict) and all(isinstance(b, list) for b in table.values())
-        require(ok, f"{where}: tables", "must hold objects of pairs such as {\"conv_in\": [8, 8]}")
+    "Raise `TmpqError` unless `d` is the JSON of a policy in this version, with the fields of its table."
+    check_version(d, FORMAT_VERSION, where, "a policy file")
+    POLICY(d, where)
+    w = d.get("guidance")
+    require(w is None or w > 1, f"{where}: guidance", f"{w} must be a number above 1, or null for none")
 
 # %% ../nbs/01_policy.ipynb #cell-017
 @patch

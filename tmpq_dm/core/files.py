@@ -6,9 +6,9 @@
 __all__ = ['LEFT', 'write_atomic', 'read_json', 'write_json']
 
 # %% ../../nbs/00_core/01_files.ipynb #cell-002
-import json, os, tempfile
+import json, math, os, re, tempfile
 from pathlib import Path
-from .errors import TmpqError
+from .errors import TmpqError, is_int, require
 
 # %% ../../nbs/00_core/01_files.ipynb #cell-005
 LEFT = ".tmpq"      # ends the name of a file that is being written
@@ -44,19 +44,79 @@ def sweep(
     for folder in folders:
         for left in Path(folder).glob(f".*{LEFT}"): left.unlink(missing_ok=True)
 
-# %% ../../nbs/00_core/01_files.ipynb #cell-008
+# %% ../../nbs/00_core/01_files.ipynb #b2ca58c0
+LARGEST = 2**24       # bytes of a file of text or JSON; in memory the content takes up to thirty times as much
+
+def read_bytes(
+    path,
+    most:int=LARGEST,
+)->bytes:
+    "The content of a file. Raises `TmpqError` if there is none, or if it is larger than `most`."
+    path = Path(path)
+    try:
+        require(path.exists(), str(path), "no such file; check the path")
+        require(path.is_file(), str(path), "is no file; check the path")
+        size = path.stat().st_size
+        require(size <= most, str(path), f"has {size:,} bytes, and such a file has at most {most:,}; check the path")
+        return path.read_bytes()
+    except OSError as e: raise TmpqError(f"{path}: cannot be read ({e.strerror}); check the path") from None
+
+def read_text(path, most:int=LARGEST)->str:
+    "The content of a file of text. Raises `TmpqError` like `read_bytes`, and unless it is UTF-8."
+    try: return read_bytes(path, most).decode()
+    except UnicodeDecodeError: raise TmpqError(f"{path}: is not text in UTF-8; save it as that") from None
+
+# %% ../../nbs/00_core/01_files.ipynb #0138f45e
+DEEPEST = 40                                                      # lists and objects inside each other
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")    # line ends and tabs are fine
+
+def parse_json(
+    text:str,
+    where:str,     # the name that an error begins with
+):
+    "The content of JSON. Raises `TmpqError` if it is none, or holds what no file of ours does."
+    try: found = json.loads(text, object_pairs_hook=once_each, parse_constant=refuse_constant)
+    except json.JSONDecodeError as e:
+        raise TmpqError(f"{where}: not JSON (line {e.lineno}); make the file again") from None
+    except RecursionError: raise TmpqError(f"{where}: is nested too deeply; make the file again") from None
+    except ValueError as e: raise TmpqError(f"{where}: {e}; make the file again") from None
+    check_values(found, where)
+    return found
+
+def once_each(pairs)->dict:
+    "An object of JSON. Raises `ValueError` for a field that stands twice: readers disagree on which counts."
+    found = dict(pairs)
+    if len(found) == len(pairs): return found
+    names = [name for name, _ in pairs]
+    raise ValueError(f"{next(n for n in names if names.count(n) > 1)[:40]!r} stands twice")
+
+def refuse_constant(name):
+    "Raise `ValueError` for NaN and infinity."
+    raise ValueError(f"holds {name}, which is no number")
+
+def check_values(found, where:str):
+    "Raise `TmpqError` for deep nesting, and for numbers and text that cannot be used."
+    level = [found]
+    for _ in range(DEEPEST):
+        for v in level: require(sound(v), where, "holds a number or text that cannot be used; make the file again")
+        objects = [v for v in level if isinstance(v, dict)]
+        level = [x for v in level if isinstance(v, list) for x in v]
+        level += [x for v in objects for pair in v.items() for x in pair]
+        if not level: return
+    raise TmpqError(f"{where}: is nested too deeply; make the file again")
+
+def sound(v)->bool:
+    "Whether a number is finite and not absurd, and text can be printed and written."
+    if isinstance(v, str): return not UNPRINTABLE.search(v)
+    if isinstance(v, float): return math.isfinite(v)
+    return not is_int(v) or abs(v) < 10**30
+
+# %% ../../nbs/00_core/01_files.ipynb #02ca18da
 def read_json(
     path,  # file to read
 ):
     "The content of a JSON file. Raises `TmpqError` if it is missing or not JSON."
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise TmpqError(f"{path}: no such file; check the path") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise TmpqError(f"{path}: cannot be read ({type(e).__name__}); check the path") from None
-    except json.JSONDecodeError as e:
-        raise TmpqError(f"{path}: not JSON (line {e.lineno}); make the file again") from None
+    return parse_json(read_text(path), str(path))
 
 # %% ../../nbs/00_core/01_files.ipynb #cell-009
 def write_json(

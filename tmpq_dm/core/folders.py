@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from .errors import TmpqError, require
-from .files import LEFT, read_json, sweep, write_json
+from .fields import HASH, anything, check_version, like, map_of, object_of, or_null
+from .files import LEFT, read_json, read_text, sweep, write_json
 
 # %% ../../nbs/00_core/02_folders.ipynb #cell-005
 MANIFEST, CARD, FORMAT, VERSION = "manifest.json", "README.md", "tmpq_dm artifact", 1
@@ -38,6 +39,33 @@ def as_text(manifest:dict)->str:
     "How a manifest is written; no other way is read."
     return json.dumps(manifest, indent=1) + "\n"
 
+RELATIVE = like(r"(?s)(?![./])(?!.*/[./])[^\\]+", "a path inside the folder, without hidden parts")
+MANIFEST_FIELDS = object_of(dict(
+    format=anything, format_version=anything,      # checked before all else
+    card=or_null(HASH), sha256=map_of(HASH, key=RELATIVE), seal=HASH))
+
+def read_manifest(folder)->dict:
+    "The manifest of a folder. Raises `TmpqError` if it is damaged, or not one of a compressed model."
+    where = f"{folder}/{MANIFEST}"
+    m = read_json(where)
+    ours = isinstance(m, dict) and m.get("format") == FORMAT
+    require(ours, where, "is not that of a compressed model; check the path")
+    check_version(m, VERSION, where, "a manifest")
+    MANIFEST_FIELDS(m, where)
+    content = {k: v for k, v in m.items() if k != "seal"}
+    intact = m["seal"] == seal(content) and read_text(where) == as_text(m)
+    require(intact, where, "is damaged; export again")
+    return m
+
+def leads_outside(
+    folder:Path,
+    name:str,      # of a file in it
+)->bool:
+    "Whether a file is a link to somewhere else than the folder, or the blobs beside it in the hub's cache."
+    home, target = folder.resolve(), (folder/name).resolve()
+    blobs = home.parent.parent/"blobs"
+    return not (target.is_relative_to(home) or (home.parent.name == "snapshots" and target.is_relative_to(blobs)))
+
 def manifest_of(folder)->dict:
     "The manifest of the files that are there."
     card = Path(folder)/CARD
@@ -54,16 +82,9 @@ def check_folder(
 )->Path: # the folder
     "Raise `TmpqError` naming the file unless every file of the folder is there, unchanged, and listed."
     folder = Path(folder)
-    where, m = f"{folder}/{MANIFEST}", read_json(folder/MANIFEST)
-    require(isinstance(m, dict) and m.get("format") == FORMAT, where,
-            "is not that of a compressed model; check the path")
-    require(m.get("format_version") == VERSION, where,
-            f"format_version {m.get('format_version')}, this program reads {VERSION}; "
-            "export again, or install the tmpq_dm that wrote it")
-    content = {k: v for k, v in m.items() if k != "seal"}
-    intact = m.get("seal") == seal(content) and (folder/MANIFEST).read_bytes() == as_text(m).encode()
-    require(intact, where, "is damaged; export again")
+    m = read_manifest(folder)
     for name, expected in m["sha256"].items():
+        require(not leads_outside(folder, name), f"{folder}/{name}", "is a link that leads outside; copy the file")
         unchanged = (folder/name).is_file() and sha256(folder/name) == expected
         require(unchanged, f"{folder}/{name}", "is missing or damaged; export again")
     for name in listed(folder):

@@ -9,9 +9,11 @@ __all__ = []
 import os, re
 from pathlib import Path
 from .errors import TmpqError, require
+from .files import read_text
 
 # %% ../../nbs/00_core/07_hub.ipynb #cell-005
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}      # of images
+ACCEPTED = f"of the endings {', '.join(sorted(ENDINGS))}"
 HUB_ID = r"[\w.-]+/[\w.-]+"                         # of a model
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?:[\w\[\]:%+-]+"      # of a data set with its split, such as 'cifar10:train'
 
@@ -84,10 +86,7 @@ def read_prompts(
 )->tuple:
     "Prompts from a file. Raises `TmpqError` if it holds none."
     require(Path(path).is_file(), str(path), "no such file; give a text file with a prompt in each line")
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError:
-        raise TmpqError(f"{path}: is not text in UTF-8; give a text file with a prompt in each line") from None
+    lines = [line.strip() for line in read_text(path).splitlines()]
     require(any(lines), str(path), "holds no prompt; write one in each line")
     return tuple(line for line in lines if line)
 

@@ -6,18 +6,22 @@
 __all__ = ['compressed_pipeline', 'denoiser_of', 'save_pipeline', 'save_compressed', 'load_compressed']
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #cell-002
-import inspect, json
+import html, inspect, json
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 import diffusers, torch
 from diffusers import DDPMPipeline, DiffusionPipeline
 from ..core.folders import CARD, check_folder, require_free, whole_folder
-from ..policy import FP, Policy
+from ..policy import FP, MOST_TIMESTEPS, Policy
 from ..core.errors import TmpqError, require
-from ..core.files import write_atomic
-from ..models.architecture import inputs_of, sample_shape
-from ..sampling.schedulers import sampler_of
-from ..models.pipelines import PROMPTS, ClassPipeline, conditions_of, decoder_of, network_of
+from ..core.fields import (anything, finite, integer, is_number, like, list_of, map_of, object_of, one_of,
+                                 or_null)
+from ..core.files import read_json, write_atomic
+from ..models.architecture import ARCHITECTURES, inputs_of, sample_shape
+from ..sampling.schedulers import SAMPLERS, sampler_of
+from ..models.pipelines import (ENCODERS, PROMPTS, WITHOUT_TEXT, ClassPipeline, conditions_of, decoder_of,
+                                      network_of)
 from ..quantization.supernet import Supernet
 from .packed import PackedDenoiser, is_product, packed
 from .quantization_method import mark
@@ -93,9 +97,13 @@ def example_arguments(pipe)->str:
     guidance = network_of(pipe).packed.policy.guidance
     return f"{arguments}, guidance_scale={guidance}" if guidance else arguments
 
+def as_cell(name:str)->str:
+    "A name that a file gave, as text of one cell of a table, and nothing else."
+    return html.escape(" ".join(name.split())).replace("|", "&#124;")
+
 def measured_text(measured:dict)->str:
     "The numbers among what was measured, as a table; nothing if there are none."
-    numbers = {k: v for k, v in measured.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    numbers = {as_cell(k): v for k, v in measured.items() if is_number(v)}
     if not numbers: return ""
     rows = [f"| {k} | {v:,} |\n" if isinstance(v, int) else f"| {k} | {v:.4g} |\n" for k, v in numbers.items()]
     return "\nMeasured when it was found:\n\n| | |\n| --- | --- |\n" + "".join(rows)
@@ -205,6 +213,70 @@ def save_as_folder(self, save_directory, *args, **kwargs):
 
 DiffusionPipeline.save_pretrained = save_as_folder
 
+# %% ../../nbs/08_deployment/02_exported_folder.ipynb #3682161d
+PIPELINES = (*WITHOUT_TEXT, *ENCODERS)
+LIBRARIES = dict(diffusers="diffusers", transformers="transformers", tmpq_dm="tmpq_dm",
+                 stable_diffusion="diffusers.pipelines.stable_diffusion")      # name in a file -> module
+PARTS = dict(      # library -> its classes that a pipeline of ours can have as parts
+    diffusers=("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "VQModel"),
+    stable_diffusion=("StableDiffusionSafetyChecker",),
+    transformers=("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModelWithProjection", "T5EncoderModel",
+                  "CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast",
+                  "CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor"),
+    tmpq_dm=(*ARCHITECTURES, *sorted({cls.__name__ for cls in SAMPLERS.values()})))
+PART_NAME = like("[a-z][a-z0-9_]{0,60}", "the name of a part")
+
+def check_part(pair, where:str, more:str=""):
+    "Raise `TmpqError` unless a pair of library and class is on the list."
+    list_of(or_null(like("[A-Za-z0-9_]{1,60}", "a name")), 2, 2)(pair, where, more)
+    library, name = pair
+    require(pair == [None, None] or name in PARTS.get(library, ()), where,
+            f"{library}.{name} is none of the classes that such a folder has; export again")
+
+def class_of(library:str, name:str):
+    "A class of the list."
+    return getattr(import_module(LIBRARIES[library]), name)
+
+def home_of(part)->list:      # [library, class]
+    "Where the class of a part is found. Raises `TmpqError` if it is not on the list."
+    name = type(part).__name__
+    library = next((library for library, names in PARTS.items() if name in names), None)
+    require(library is not None, f"part: {name}", "is of a class that an exported folder cannot hold; leave it out")
+    return [library, name]
+
+# %% ../../nbs/08_deployment/02_exported_folder.ipynb #d3ee8e9d
+def index_value(v, where:str, more:str=""):
+    "A field of model_index.json: a part, or an option of the pipeline."
+    if isinstance(v, list): check_part(v, where)
+    else: require(not isinstance(v, dict), where, "must be a part or an option; export again")
+
+SCHEDULER = object_of(dict(
+    num_train_timesteps=integer(1, MOST_TIMESTEPS), trained_betas=or_null(list_of(finite(0, 1))),
+    custom_timesteps=or_null(list_of(finite(0, MOST_TIMESTEPS)))),
+    optional=("trained_betas", "custom_timesteps"), others=True)
+MOST_LAYERS, WIDEST = 1000, 2**20      # of a network
+
+def config_value(v, where:str, more:str=""):
+    "A field of a part's configuration: numbers are sizes, lists have an entry for each block."
+    if isinstance(v, list): list_of(config_value, 0, MOST_LAYERS)(v, where)
+    if isinstance(v, dict): map_of(config_value, 0, MOST_LAYERS)(v, where)
+    most = MOST_LAYERS if "layers" in where.rpartition(": ")[2] else WIDEST
+    if isinstance(v, (int, float)) and not isinstance(v, bool): finite(-WIDEST, most)(v, where)
+
+def check_parts(folder:Path):
+    "Raise `TmpqError` unless a folder names only classes of the list, of a size that its files can fill."
+    where = f"{folder}/model_index.json"
+    index = read_json(where)
+    map_of(anything)(index, where)
+    one_of(*PIPELINES)(index.get("_class_name"), f"{where}: _class_name")
+    own = {k: v for k, v in index.items() if not k.startswith("_")}
+    map_of(index_value, key=PART_NAME)(own, where)
+    SCHEDULER(read_json(folder/"scheduler/scheduler_config.json"), f"{folder}/scheduler/scheduler_config.json")
+    for path in sorted(folder.glob("*/config.json")):
+        config = read_json(path)
+        require(isinstance(config, dict), str(path), "must be an object; export again")
+        map_of(config_value)({k: v for k, v in config.items() if k != "quantization_config"}, str(path))
+
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #cell-010
 def load_compressed(
     folder,        # as `save_compressed` wrote it
@@ -212,10 +284,12 @@ def load_compressed(
 )->DDPMPipeline:   # or another diffusers pipeline
     "The compressed model as a diffusers pipeline. Raises `TmpqError` naming a file that is missing or changed."
     require(not (Path(folder)/"integers.json").is_file(), str(folder), "holds graphs of integers; take load_openvino")
-    check_folder(folder)
-    try: pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, dtype=dtype or torch.float32)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError) as e:
+    check_parts(check_folder(folder))
+    settings = dict(local_files_only=True, use_safetensors=True, dtype=dtype or torch.float32)
+    try: pipe = DiffusionPipeline.from_pretrained(str(folder), **settings)
+    except TmpqError: raise
+    except Exception as e:      # whatever diffusers and transformers make of configurations that are none
         reason = " ".join(str(e).split())[:200]
         raise TmpqError(f"{folder}: its files are as they were written, but this diffusers cannot load them "
-                        f"({reason}); install the diffusers that model_index.json names") from e
+                        f"({type(e).__name__}: {reason}); install the diffusers that model_index.json names") from e
     return ClassPipeline(pipe.unet, pipe.scheduler) if type(pipe) is DDPMPipeline and inputs_of(pipe.unet) else pipe

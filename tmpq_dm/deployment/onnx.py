@@ -12,8 +12,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from .exported_folder import pipeline_like
 from ..models.pipelines import network_of
-from .openvino import (IntegerNetwork, described, extra, graph_files, integers_folder, pipeline_of,
-                                         read_integers)
+from .openvino import (IntegerNetwork, check_graph, described, errors_of_loading, extra,
+                                         graph_files, integers_folder, pipeline_of, read_integers)
 
 # %% ../../nbs/08_deployment/05_onnx.ipynb #cell-005
 OPSET = 17
@@ -134,4 +134,9 @@ def load_onnx(
     "A pipeline that computes in integers. Raises `TmpqError` naming the file if anything is missing or changed."
     spec = read_integers(folder, "onnx")
     graphs = [path.read_bytes() for path in graph_files(folder, spec, "onnx")]
-    return pipeline_of(folder, spec, OnnxNetwork(graphs, spec, **kwargs))
+    with errors_of_loading(folder):
+        network = OnnxNetwork(graphs, spec, **kwargs)
+        for k in range(len(graphs)):      # read here, so that a broken graph is refused here
+            inputs = network.request(k, 1).session.get_inputs()
+            check_graph(spec, len(inputs), f"{folder}/graph-{k}.onnx")
+        return pipeline_of(folder, spec, network)

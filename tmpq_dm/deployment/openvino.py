@@ -19,6 +19,7 @@ from torch import nn, Tensor
 from ..core.folders import check_folder, whole_folder
 from ..policy import FP, Policy
 from ..core.errors import TmpqError, require
+from ..core.fields import integer, list_of, map_of, object_of, one_of
 from ..core.files import read_json, write_json
 from ..models.architecture import ARCHITECTURES, example_of, inputs_of
 from ..core.hooks import outputs_of
@@ -30,7 +31,9 @@ from ..quantization.layers import FloatWeight, Products, Quantizer, QuantLayer, 
 from ..quantization.temporal import TemporalBlock
 from .packed import PackedDenoiser, PackedProducts, host_of, packed_parts
 from ..sampling.timekeys import keys_from
-from .exported_folder import denoiser_of, pipeline_like
+from .exported_folder import (PART_NAME, PIPELINES, SCHEDULER, check_part, class_of, config_value,
+                                                denoiser_of, home_of, pipeline_like)
+from .quantization_method import SCHEDULE, check_schedule
 
 # %% ../../nbs/08_deployment/03_openvino.ipynb #cell-006
 class OnLevels(Quantizer):
@@ -445,7 +448,7 @@ def integers_folder(pipe, folder, runtime:str):
     require(hasattr(model, "graphs"), str(folder),
             "can hold graphs of integers only; take as_openvino or as_onnx first")
     parts = {k: v for k, v in pipe.components.items() if v is not None and v is not model}
-    homes = {k: [type(v).__module__.split(".")[0], type(v).__name__] for k, v in parts.items()}
+    homes = {k: home_of(v) for k, v in parts.items()}
     accepted = inspect.signature(type(pipe).__init__).parameters
     options = {k: v for k, v in pipe.config.items() if k in accepted and k not in pipe.components}
     spec = model.spec | dict(pipeline=type(pipe).__name__, runtime=runtime, parts=homes, more=options)
@@ -461,8 +464,11 @@ def load_openvino(
 ):                 # a diffusers pipeline
     "A pipeline that computes in integers. Raises `TmpqError` naming the file if anything is missing or changed."
     spec, core = read_integers(folder, "openvino"), extra("openvino").Core()
-    graphs = [core.read_model(path) for path in graph_files(folder, spec, "xml")]
-    return pipeline_of(folder, spec, IntegerNetwork(graphs, spec, **kwargs))
+    files = graph_files(folder, spec, "xml")
+    with errors_of_loading(folder):
+        network = IntegerNetwork([core.read_model(path) for path in files], spec, **kwargs)
+        for k, graph in enumerate(network.graphs): check_graph(spec, len(graph.inputs), f"{folder}/graph-{k}.xml")
+        return pipeline_of(folder, spec, network)
 
 # %% ../../nbs/08_deployment/03_openvino.ipynb #be281e78
 def read_integers(folder, runtime:str)->dict:
@@ -470,23 +476,58 @@ def read_integers(folder, runtime:str)->dict:
 
     Raises `TmpqError` if the folder is damaged or its graphs are for another runtime."""
     folder = check_folder(folder)
-    require((folder/"integers.json").is_file(), str(folder), "holds no graphs of integers; take load_compressed")
-    spec = read_json(folder/"integers.json")
-    require({"parts", "class", "first"} <= set(spec), f"{folder}/integers.json", "is of an older format; export again")
-    made_for = spec.get("runtime", "openvino")
+    where = f"{folder}/integers.json"
+    require(Path(where).is_file(), str(folder), "holds no graphs of integers; take load_compressed")
+    spec = read_json(where)
+    INTEGERS_JSON(spec, where)
+    made_for, steps = spec.get("runtime", "openvino"), len(check_schedule(spec, where))
     require(made_for == runtime, str(folder), f"holds graphs for {made_for}; take load_{made_for}")
+    graphs = spec["graph_of_step"]
+    require(len(graphs) == steps and max(graphs) < steps, f"{where}: graph_of_step",
+            f"must name a graph for each of {steps} steps; export again")
+    if "scheduler" in spec["parts"]:
+        file = folder/"scheduler/scheduler_config.json"
+        SCHEDULER(read_json(file), str(file))
     return spec
+
+INTEGERS_JSON = object_of(SCHEDULE | {
+    "graph_of_step": list_of(integer(0, 9999), 1), "config": map_of(config_value), "class": one_of(*ARCHITECTURES),
+    "pipeline": one_of(*PIPELINES), "runtime": one_of("openvino", "onnx"), "parts": map_of(check_part, key=PART_NAME),
+    "more": map_of(config_value, key=PART_NAME)}, optional=("runtime",))
+
+def check_graph(
+    spec:dict, inputs:int,    # of the graph
+    where:str,
+):
+    "Raise `TmpqError` for a graph with more inputs than sample, step and condition."
+    most = 2 + len(leaves(ARCHITECTURES[spec["class"]].inputs(FrozenDict(spec["config"]))))
+    require(1 <= inputs <= most, where, f"has {inputs} inputs, and its network at most {most}; export again")
+
+@contextmanager
+def errors_of_loading(folder):
+    "Turn whatever the runtimes, diffusers and transformers make of files that are none of theirs into `TmpqError`."
+    try: yield
+    except TmpqError: raise
+    except Exception as e:
+        reason = " ".join(str(e).split())[:200]
+        raise TmpqError(f"{folder}: cannot be loaded ({type(e).__name__}: {reason}); export again") from e
 
 def graph_files(folder, spec:dict, suffix:str)->list:
     "Where the graphs of a folder are."
-    return [Path(folder)/f"graph-{k}.{suffix}" for k in range(1 + max(spec["graph_of_step"]))]
+    files = [Path(folder)/f"graph-{k}.{suffix}" for k in range(1 + max(spec["graph_of_step"]))]
+    for file in files: require(file.is_file(), str(file), "is missing; export again")
+    return files
 
 def pipeline_of(folder, spec:dict, network):
     "The pipeline around graphs that were read."
     cls = ClassPipeline if spec["pipeline"] == "ClassPipeline" else getattr(diffusers, spec["pipeline"])
-    parts = {}
-    for name, (library, kind) in spec["parts"].items():
-        parts[name] = getattr(import_module(library), kind).from_pretrained(Path(folder)/name)
+    parts = {name: part_of(Path(folder)/name, *pair) for name, pair in spec["parts"].items()}
     absent = {name: None for name in cls._optional_components}
     network_name = "transformer" if "transformer" in inspect.signature(cls.__init__).parameters else "unet"
     return cls(**absent | parts | spec["more"], **{network_name: network})
+
+def part_of(folder, library:str, name:str):
+    "A part of a pipeline, whose class is on the list, from files of this machine that hold no code."
+    cls = class_of(library, name)
+    weights = dict(use_safetensors=True) if issubclass(cls, nn.Module) else {}
+    return cls.from_pretrained(folder, local_files_only=True, **weights)

@@ -14,8 +14,9 @@ from diffusers.quantizers import auto
 from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from ..core.folders import check_above
-from ..policy import FP, Policy
+from ..policy import FP, MOST_TIMESTEPS, Policy
 from ..core.errors import TmpqError, require
+from ..core.fields import FLAG, TEXT, anything, integer, list_of, map_of, object_of
 from ..models.denoiser import Denoiser
 from ..sampling.schedulers import alphas, even_timesteps
 from ..quantization.supernet import Supernet
@@ -81,10 +82,11 @@ def config_of(
 )->dict:
     "The configuration of a scheduler, with its class. Raises `TmpqError` for an unknown class or continuous timesteps."
     config = dict(getattr(scheduler, "config", scheduler))
-    name = config.get("_class_name") or type(scheduler).__name__
-    name = name.removeprefix("Subset")
-    require(hasattr(diffusers, name), "quantization_config: scheduler",
+    name = str(config.get("_class_name") or type(scheduler).__name__).removeprefix("Subset")
+    require(name.endswith("Scheduler") and name in dir(diffusers), "quantization_config: scheduler",
             "does not say which class it is the configuration of; pass the scheduler itself")
+    number = config.get("num_train_timesteps", 1)
+    integer(1, MOST_TIMESTEPS)(number, "quantization_config: scheduler: num_train_timesteps")
     config = {k: v for k, v in config.items() if not k.startswith("_") and k != "custom_timesteps"}
     config["_class_name"] = name
     alphas(scheduler_of(config))      # raises for a scheduler whose noise is not known
@@ -95,28 +97,27 @@ def scheduler_of(config:dict):
     return getattr(diffusers, config["_class_name"]).from_config(config)
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #13de5d1b
-SPEC = dict(policy=dict, num_train=int, first=int, shape=list, starts=list, split=dict, timed=list, corrected=bool)
-
-def is_count(n)->bool:
-    "Whether a value is a whole number from 0."
-    return isinstance(n, int) and not isinstance(n, bool) and n >= 0
+SCHEDULE = dict(policy=anything, num_train=integer(1, MOST_TIMESTEPS), first=integer(0, MOST_TIMESTEPS),
+                shape=list_of(integer(1, 2**14), 3, 3), starts=list_of(integer(0, MOST_TIMESTEPS), 1))
+SPEC = object_of(SCHEDULE | dict(split=map_of(integer(0, 2**20)), timed=list_of(TEXT), corrected=FLAG), others=True)
 
 def check_spec(spec, where):
     "Raise `TmpqError` unless a spec is what `spec_of` writes."
-    typed = isinstance(spec, dict) and all(isinstance(spec.get(k), kind) for k, kind in SPEC.items())
-    require(typed, where, f"must have {', '.join(SPEC)}; export again")
+    SPEC(spec, where)
+    policy = check_schedule(spec, where)
+    unknown = {*spec["timed"], *spec["split"]} - set(policy.tables[0])
+    require(not unknown, where, f"names unknown operations {sorted(unknown)[:3]}; export again")
+
+def check_schedule(spec:dict, where)->Policy:
+    "The policy of a spec. Raises `TmpqError` unless its timesteps, and which parameters serve them, fit each other."
     policy, starts = Policy.from_dict(spec["policy"], f"{where}: policy"), spec["starts"]
     last = max(policy.timesteps)
     require(spec["first"] + spec["num_train"] > last, f"{where}: num_train",
             f"the policy's timesteps go up to {last}; export again")
-    numbers = [*starts, *spec["shape"], *spec["split"].values()]
-    require(all(map(is_count, numbers)), where,
-            "has something else than whole numbers in starts, shape or split; export again")
-    fall = all(a > b for a, b in zip(starts, starts[1:])) and starts[-1:] == [0] and starts[0] < spec["num_train"]
+    fall = all(a > b for a, b in zip(starts, starts[1:])) and starts[-1] == 0 and starts[0] < spec["num_train"]
     require(len(starts) == len(policy) and fall, f"{where}: starts",
             "must fall to 0, with one for each step of the policy; export again")
-    unknown = {str(n) for n in (*spec["timed"], *spec["split"])} - set(policy.tables[0])
-    require(not unknown, where, f"names unknown operations {sorted(unknown)[:3]}; export again")
+    return policy
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-009
 FLOATS = torch.float32, torch.bfloat16, torch.float16      # in which what is not quantized may run

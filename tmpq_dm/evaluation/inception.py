@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from ..core.hub import SHA256, find_weights
 from ..core.errors import TmpqError, require
+from ..core.fields import FLOATING
 from ..core.files import write_atomic
 
 # %% ../../nbs/05_evaluation/02_inception.ipynb #cell-005
@@ -276,6 +277,7 @@ def check_weights(
     require_none(weights - state.keys(), "lacks")
     require_none(state.keys() - weights, "has unknown")
     require_none([k for k, v in state.items() if v.shape != known[k].shape], "has another shape of")
+    require_none([k for k, v in state.items() if str(v.dtype) not in FLOATING], "has no floating point in")
     require_none([k for k, v in state.items() if not v.isfinite().all()], "has NaN or infinity in", "fetch it again")
     return {k: v.float() for k, v in state.items()} | counters
 

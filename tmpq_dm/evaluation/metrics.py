@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['frechet_distance', 'extract', 'moments', 'frechet', 'kernel_distance', 'kernel', 'classifier_score',
-           'precision_recall', 'trajectory_error', 'real_statistics', 'generate']
+           'precision_recall', 'trajectory_error', 'real_statistics', 'check_number', 'check_features', 'generate']
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-002
+import math, zipfile
 from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from ..policy import Policy
 from ..core.errors import TmpqError, require
+from ..core.fields import FLOATING, INTEGERS
 from ..core.measure import GROUPS, Measure, mean_measure, measure
 from ..sampling.trajectories import sample
 
@@ -253,19 +255,53 @@ def trajectory_error(
     return mean_measure("trajectory error", relative_errors(require_finite(images, "images"), reference_images))
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-053
-def read_arrays(
-    path,      # .npz or .safetensors
-)->dict:       # name -> tensor
-    "Arrays from a file that cannot run code. Raises `TmpqError` if it cannot be read."
+def array_head(
+    f,             # an array in NumPy's format
+)->tuple:          # (shape, whether it is stored column by column, dtype)
+    "Read the head of an array. Raises `ValueError` for one of a later format."
+    from numpy.lib import format
+    read = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
+    version = format.read_magic(f)
+    if version not in read: raise ValueError(f"arrays of format {version}")
+    return read[version](f)
+
+MOST_NUMBERS = 2**27       # in an array: the features of 65,536 images
+
+def array_of(archive, name:str)->Tensor:
+    "An array of an npz. Raises `ValueError` unless it holds as many numbers as its head says, and not too many."
     import numpy as np
-    from safetensors.torch import load_file
+    with archive.open(f"{name}.npy") as f:
+        shape, fortran, dtype = array_head(f)
+        number, size = math.prod(shape), archive.getinfo(f"{name}.npy").file_size - f.tell()
+        if dtype.kind not in "fiu": raise ValueError(f"{name} holds no numbers")
+        if not 0 <= number <= MOST_NUMBERS: raise ValueError(f"{name} has the shape {shape}")
+        if number * dtype.itemsize != size: raise ValueError(f"{name} is cut short or too long")
+        array = np.frombuffer(bytearray(f.read()), dtype)
+    return torch.from_numpy(array.reshape(shape, order="F" if fortran else "C"))
+
+def of_numbers(x:Tensor)->Tensor:
+    "A tensor. Raises `ValueError` for complex numbers, truth values and floating point of fewer than 16 bits."
+    if str(x.dtype) not in FLOATING + INTEGERS: raise ValueError(f"holds {x.dtype}")
+    return x
+
+def read_arrays(
+    path,          # .npz or .safetensors
+    wanted:tuple,  # names; nothing else is read
+)->tuple:          # (name -> tensor, for those that are there; the names of all)
+    "Arrays from a file that cannot run code. Raises `TmpqError` if it cannot be read."
+    from safetensors import safe_open
     require(Path(path).is_file(), str(path), "no such file; check the path")
     try:
-        if str(path).endswith(".safetensors"): return load_file(path)
-        with np.load(path, allow_pickle=False) as z:
-            return {k: torch.from_numpy(z[k]) for k in z.files if z[k].dtype.kind in "fiu"}
+        if str(path).endswith(".safetensors"):
+            with safe_open(path, "pt") as f:
+                names = [*f.keys()]
+                return {k: of_numbers(f.get_tensor(k)) for k in wanted if k in names}, names
+        with zipfile.ZipFile(path) as z:
+            names = [name.removesuffix(".npy") for name in z.namelist()]
+            return {k: array_of(z, k) for k in wanted if k in names}, names
     except Exception as e:
-        problem = f"neither npz nor safetensors of numbers ({type(e).__name__}); save mu and sigma again"
+        reason = f"{type(e).__name__}: {e}" if isinstance(e, ValueError) else type(e).__name__
+        problem = f"neither npz nor safetensors of numbers ({reason}); save mu and sigma again"
         raise TmpqError(f"{path}: {problem}") from None
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #c11b182e
@@ -276,32 +312,53 @@ def check_moments(
     suffix:str="",   # of the names in a file
 )->tuple:            # mu (d,) and sigma (d, d), double
     "Raise `TmpqError` unless these can be a mean and a covariance."
-    fits = mu.dim() == 1 and sigma.shape == (len(mu), len(mu))
+    fits = mu.dim() == 1 and 1 <= len(mu) <= WIDEST_FEATURES and sigma.shape == (len(mu), len(mu))
     shapes = f"mu{suffix} {tuple(mu.shape)} and sigma{suffix} {tuple(sigma.shape)}"
-    require(fits, where, f"{shapes} do not fit; expected (d,) and (d, d)")
+    require(fits, where, f"{shapes} do not fit; expected (d,) and (d, d), with d up to {WIDEST_FEATURES}")
     mu, sigma = mu.double(), sigma.double()
-    finite = mu.isfinite().all() and sigma.isfinite().all()
-    require(finite, where, f"mu{suffix} or sigma{suffix} holds NaN or infinity; make the statistics again")
+    sound = mu.abs().max() < 1e30 and sigma.abs().max() < 1e30       # false for NaN
+    require(sound, where, f"mu{suffix} or sigma{suffix} holds NaN or infinity; make the statistics again")
     symmetric = torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6)
     require(symmetric, f"{where}: sigma{suffix}", "is not symmetric, so no covariance; save the statistics again")
+    variances = torch.linalg.eigvalsh(sigma)
+    negative = -variances.clamp(max=0).sum() / variances.abs().sum().clamp(min=1e-300)
+    require(negative <= ROUNDING, f"{where}: sigma{suffix}", f"has negative eigenvalues, {negative:.1%} of all, so it "
+            "is no covariance; save the statistics again")
     return mu, sigma
+
+WIDEST_FEATURES = 4096     # twice Inception's
+ROUNDING = 1e-3            # share of the negative eigenvalues that rounding may cause, in 16 bits for example
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-054
 def real_statistics(
     path,      # .npz or .safetensors with 'mu' and 'sigma', perhaps 'n' and 'features'
 )->dict:       # 'mu' and 'sigma' in double precision; 'n' and 'features' if the file has them
     "Statistics of real images. Raises `TmpqError` if the file is missing or malformed."
-    s = read_arrays(path)
-    require({"mu", "sigma"} <= set(s), str(path), f"holds {sorted(s)}, not mu and sigma; save the statistics again")
+    s, names = read_arrays(path, ("mu", "sigma", "n", "features"))
+    both = {"mu", "sigma"} <= set(s)
+    require(both, str(path), f"holds {sorted(names)[:9]}, not mu and sigma; save the statistics again")
     mu, sigma = check_moments(s["mu"], s["sigma"], str(path))
     found = dict(mu=mu, sigma=sigma)
-    if "n" in s: found["n"] = int(s["n"])
-    if "features" not in s: return found
-    f = s["features"]
-    fits = f.dim() == 2 and f.shape[1] == len(mu) and bool(f.isfinite().all())
-    problem = f"{tuple(f.shape)} are not finite or do not fit mu {tuple(mu.shape)}; expected (n, d)"
-    require(fits, f"{path}: features", problem)
-    return found | dict(features=f.float())
+    if "n" in s: found["n"] = check_number(s["n"], f"{path}: n")
+    if "features" in s: found["features"] = check_features(s["features"], len(mu), f"{path}: features")
+    return found
+
+def check_number(n:Tensor, where:str)->int:
+    "Raise `TmpqError` unless this is a number of images."
+    right = n.numel() == 1 and GROUPS <= n.item() < 2**53 and n.item() == int(n.item())
+    require(right, where, f"is no number of images; statistics need at least {GROUPS}")
+    return int(n.item())
+
+def check_features(
+    f:Tensor, d:int,   # (n, d)
+    where:str,
+)->Tensor:             # in float32
+    "Raise `TmpqError` unless these are features of enough images."
+    fits = f.dim() == 2 and f.shape[1] == d and len(f) >= GROUPS
+    fits = fits and bool((f.float().abs() < 1e30).all())           # false for NaN
+    problem = f"{tuple(f.shape)} are not finite or do not fit mu ({d},); expected (n, d) with n at least {GROUPS}"
+    require(fits, where, problem)
+    return f.float()
 
 # %% ../../nbs/05_evaluation/00_metrics.ipynb #cell-059
 def generate(

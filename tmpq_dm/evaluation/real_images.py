@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from fastcore.basics import chunked
-from ..core.hub import ENDINGS, HUB_NAME, cache_folder, require_dataset
+from ..core.fields import check_tensors, tensor
+from ..core.hub import ACCEPTED, ENDINGS, HUB_NAME, cache_folder, require_dataset
 from ..core.errors import TmpqError, require
 from ..core.measure import GROUPS
 from ..core.progress import bar_over
-from .metrics import check_moments
+from .metrics import array_head, check_moments, read_arrays
 from .inception import InceptionV3, read_safetensors, save_safetensors
 
 # %% ../../nbs/05_evaluation/03_real_images.ipynb #cell-055
@@ -24,19 +25,16 @@ def npz_moments(
     network:InceptionV3,
 )->tuple:            # ('mu', 'sigma', 'mu_s', 'sigma_s' as far as they are there; names of all arrays)
     "Statistics in a file of others. Raises `TmpqError` if it cannot be read or is malformed."
-    import numpy as np
-    known = ("mu", "sigma", "mu_s", "sigma_s")
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            names = z.files
-            arrays = {n: torch.as_tensor(z[n]) for n in known if n in names}
-    except Exception as e:
-        raise TmpqError(f"{path}: not an npz of numbers ({type(e).__name__}); save mu and sigma again") from None
+    arrays, names = read_arrays(path, ("mu", "sigma", "mu_s", "sigma_s"))
     found = moments_in(arrays, str(path), "", network.num_features)
     found |= moments_in(arrays, str(path), "_s", network.num_spatial)
-    useful = "mu" in found or "arr_0" in names
-    require(useful, str(path), f"holds {sorted(names)}; expected mu and sigma, or images arr_0")
+    require_useful(path, names)
     return found, names
+
+def require_useful(path, names):
+    "Raise `TmpqError` unless the arrays of a file are statistics or images."
+    useful = {"mu", "sigma"} & set(names) or "arr_0" in names
+    require(useful, str(path), f"holds {sorted(names)[:9]}; expected mu and sigma, or images arr_0")
 
 def moments_in(
     arrays:dict,     # name -> tensor
@@ -54,18 +52,25 @@ def moments_in(
     return dict(zip(names, (mu, sigma)))
 
 # %% ../../nbs/05_evaluation/03_real_images.ipynb #cell-057
-def batch_shape(f)->tuple:      # (N, H, W, 3)
-    "Read the header of an array. Raises `ValueError` unless it holds images in bytes."
-    from numpy.lib import format
-    format.read_magic(f)
-    shape, fortran, dtype = format.read_array_header_1_0(f)
-    if len(shape) == 4 and shape[3] == 3 and dtype == "uint8" and not fortran: return shape
-    raise ValueError(f"{dtype} {shape} instead of uint8 (N, H, W, 3)")
+MOST_PIXELS = 2**26       # of an image
+
+def batch_shape(
+    archive,              # an open zip
+    f,                    # its images
+)->tuple:                 # (N, H, W, 3)
+    "Read the head of an array. Raises `ValueError` unless it holds images in bytes, as many as it says."
+    shape, fortran, dtype = array_head(f)
+    images = len(shape) == 4 and shape[3] == 3 and dtype == "uint8" and not fortran and min(shape) >= 0
+    if not images: raise ValueError(f"{dtype} {shape} instead of uint8 (N, H, W, 3)")
+    if not 0 < shape[1] * shape[2] <= MOST_PIXELS: raise ValueError(f"images of {shape[1]} × {shape[2]} pixels")
+    size = archive.getinfo("arr_0.npy").file_size - f.tell()
+    if math.prod(shape) != size: raise ValueError(f"{shape} need {math.prod(shape):,} bytes, and there are {size:,}")
+    return shape
 
 def npz_images(path):
     "The images of a reference batch, one after another, (3, H, W) in bytes."
     with zipfile.ZipFile(path) as z, z.open("arr_0.npy") as f:
-        n, *shape = batch_shape(f)
+        n, *shape = batch_shape(z, f)
         for i in range(n):
             data = f.read(math.prod(shape))
             whole = len(data) == math.prod(shape)
@@ -101,7 +106,11 @@ def read_image(path, size=None)->Tensor:   # (3, H, W) in bytes
     "The pixels of a file. Raises `TmpqError` naming it if it cannot be read."
     from PIL import Image
     try:
-        with Image.open(path) as image: image.load()
+        with Image.open(path) as image:
+            small = math.prod(image.size) <= MOST_PIXELS
+            require(small, str(path), f"has more than {MOST_PIXELS:,} pixels; make it smaller")
+            image.load()
+    except TmpqError: raise
     except Exception as e:
         raise TmpqError(f"{path}: cannot be read as an image ({type(e).__name__}); mend or remove it") from None
     return pixels(image, str(path), size)
@@ -118,12 +127,13 @@ def folder_source(
 )->tuple:            # (key, number of images, images)
     "All images (png, jpg, webp) below a folder, in the order of their names."
     files = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    require_enough(path, len(files), f"images {ACCEPTED}")
     return ["folder", [stamp(f, path) for f in files]], len(files), (read_image(f, size) for f in files)
 
 def npz_source(path)->tuple:   # (key, number of images, images)
     "The images of a reference batch. Raises `TmpqError` unless there are images in bytes."
     try:
-        with zipfile.ZipFile(path) as z, z.open("arr_0.npy") as f: n, *_ = batch_shape(f)
+        with zipfile.ZipFile(path) as z, z.open("arr_0.npy") as f: n, *_ = batch_shape(z, f)
     except Exception as e:
         reason = " ".join(str(e).split())[:160]
         raise TmpqError(f"{path}: arr_0 cannot be read ({reason}); save the batch again") from None
@@ -208,7 +218,9 @@ def kept_statistics(
     depends = [source[0], network.name, *made_with.values(), size, KEPT]
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:24]
     file = Path(cache)/f"real-{key}.safetensors"
-    try: tensors, _ = read_safetensors(file)
+    try:
+        tensors, _ = read_safetensors(file)
+        check_tensors(tensors, kept_table(network), str(file))
     except TmpqError:
         tensors = source_statistics(source, network, batch_size, progress)
         save_safetensors(file, tensors, **made_with)
@@ -216,16 +228,33 @@ def kept_statistics(
     return tensors | numbers | made_with | dict(name=network.name)
 
 # %% ../../nbs/05_evaluation/03_real_images.ipynb #cell-068
+def kept_table(network)->dict:
+    "What a file of the cache holds: tensor -> field."
+    d, s = network.num_features, network.num_spatial
+    return dict(mu=tensor(d), sigma=tensor(d, d), mu_s=tensor(s), sigma_s=tensor(s, s),
+                n=tensor(least=GROUPS, integers=True), features=tensor(None, d))
+
+def require_enough(path, n:int, what:str="images"):
+    "Raise `TmpqError` for too few images."
+    require(n >= GROUPS, str(path), f"holds {n} {what}; statistics need at least {GROUPS}")
+
+NO_SOURCE = ("no such file or folder; give an .npz, a folder of images, "
+             "or a data set and its split such as cifar10:train")
+
+def require_source(path):
+    "Raise `TmpqError` unless statistics or images can be there. Nothing large is read, and the hub is not asked."
+    if Path(path).is_file(): require_useful(path, read_arrays(path, ())[1])
+    elif Path(path).is_dir(): folder_source(path)
+    else: require(re.fullmatch(HUB_NAME, str(path)), str(path), NO_SOURCE)
+
 def open_source(path, size)->tuple:   # (key, number of images, images)
     "The images of a file, a folder or a data set. Raises `TmpqError` if there are too few."
     if Path(path).is_file(): source = npz_source(path)
     elif Path(path).is_dir(): source = folder_source(path, size)
     else:
-        problem = ("no such file or folder; give an .npz, a folder of images, "
-                   "or a data set and its split such as cifar10:train")
-        require(re.fullmatch(HUB_NAME, str(path)), str(path), problem)
+        require_source(path)
         source = hub_source(str(path), size)
-    require(source[1] >= GROUPS, str(path), f"holds {source[1]} images; statistics need at least {GROUPS}")
+    require_enough(path, source[1])
     return source
 
 # %% ../../nbs/05_evaluation/03_real_images.ipynb #14f09d55

@@ -12,15 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from ..core.errors import brief, is_int, require
+from ..core.fields import (FLAG, HASH, MAYBE_TEXT, MOST_OF_A_COUNT, TEXT, anything, check_tensors,
+                                 check_version, finite, integer, like, list_of, load_tensors, map_of, object_of,
+                                 one_of, or_null, tensor)
 from ..core.files import write_atomic
 from ..core.folders import locked, read_sealed, strangers, write_sealed
 from ..core.hooks import hooked
 from ..core.progress import bar_over
 from ..core.trees import hash_of, rows_of
-from ..policy import FP, Policy
+from ..policy import FP, MOST_TIMESTEPS, PAIR_OF_BITS, Policy
 from ..sampling.schedulers import alphas
 from ..sampling.timekeys import TimeKeys
 from ..sampling.trajectories import calibration_data
+from .grid import OBSERVERS
 from .layers import ActSets
 from .network import QuantizedNetwork, quantizers_of, set_layer, set_table
 from .reconstruction import (Block, blocks_of, channel_axis, correct_bias, draw, find_ranges,
@@ -45,6 +49,18 @@ class CalibrationSettings:
     batch_size:int=32         # samples at once; fewer for large models
     alone:dict=None           # the precision table, if it was calibrated for one policy
 
+# %% ../../nbs/06_quantization/07_calibration.ipynb #8f9f6bf6
+def times_field(v, where:str, more:str=""):
+    "A field for `times`: a name, or the timesteps of a schedule."
+    if isinstance(v, str): one_of("uniform", "normal")(v, where)
+    else: list_of(finite(0, MOST_TIMESTEPS), 1)(v, where)
+
+AT_LEAST_ONE = integer(1, MOST_OF_A_COUNT)
+SETTINGS = object_of(dict(
+    num_samples=AT_LEAST_ONE, iterations=integer(0, MOST_OF_A_COUNT), seed=integer(-2**63, 2**63), near=finite(0, 1),
+    rounding=one_of("gptq", "learned"), unbias=FLAG, adapt=FLAG, tiar=FLAG, fsc=one_of("none", "block", "all"), repair=FLAG, times=times_field,
+    batch_size=AT_LEAST_ONE, alone=or_null(map_of(PAIR_OF_BITS))))
+
 # %% ../../nbs/06_quantization/07_calibration.ipynb #cell-038
 SUPERNET_VERSION = 2
 FILES = "supernet.json", "supernet.safetensors", "partial.json", "partial-*.safetensors"
@@ -66,6 +82,10 @@ def check_folder_of(
 ):
     "Raise `TmpqError` if `folder` holds something that is no calibration."
     require(not strangers(folder, *FILES), str(folder), "holds something else; choose an empty or new --out")
+
+IDENTITY = dict(      # what `identity` holds: field by field
+    model=MAYBE_TEXT, noise=MAYBE_TEXT, bits=list_of(integer(2, 8), 1, 7), float_ops=list_of(TEXT), split=FLAG,
+    observers=list_of(one_of(*OBSERVERS), 2, 2), dtype=TEXT)
 
 def dtype_of(model)->str:
     "The floating point of a model."
@@ -102,19 +122,47 @@ def keys_of(net, number:int):
     every = number == net.num_train_timesteps
     return TimeKeys.every(net.scheduler) if every else TimeKeys.spread(net.scheduler, number)
 
-def read_tensors(net, path:Path, sha256:str):
-    "The inverse of `write_tensors`. Raises `TmpqError` for a damaged file."
-    from safetensors.torch import load_file
-    whole = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-    require(whole, str(path), "is missing or damaged; remove the folder and calibrate again")
-    found = load_file(path)
+SMALLEST = 1e-38      # scale whose inverse is a number
+
+def tensor_table(net)->dict:
+    "What `write_tensors` writes: tensor -> field."
+    table, n_bits = {}, len(net.bits)
+    for n, w in net.weights.items():
+        table[f"{n}/weight/scale"] = tensor(*w.scale.shape, least=SMALLEST)
+        table[f"{n}/weight/up"] = tensor(*w.up.shape, least=0, most=255, integers=True)
+    for n, shift in net.shifts.items():
+        table |= {f"{n}/shift": tensor(*shift.shape), f"{n}/gain": tensor(*net.gains[n].shape)}
+    for n, operand, _ in quantizers_of(net, net.quantized):
+        table[f"{n}/{operand}/scale"] = tensor(None, n_bits, least=SMALLEST)
+        table[f"{n}/{operand}/zero"] = tensor(None, n_bits, least=0, most=255)
+    return table
+
+def read_tensors(
+    net, path:Path, sha256:str,
+    ops:list,       # operations that are calibrated: their grids must be there
+):
+    "The inverse of `write_tensors`. Raises `TmpqError` for a damaged file, or tensors that are not those of `net`."
+    found = load_tensors(path, sha256, "remove the folder and calibrate again")
+    grids = {(n, o) for n, o, _ in quantizers_of(net, net.quantized)}
+    needed = {(n, o) for n, o, _ in quantizers_of(net, ops)}
+    missing = {f"{n}/{o}/{k}" for n, o in grids - needed for k in ("scale", "zero")}
+    check_tensors(found, tensor_table(net), str(path), missing)
     for n, w in net.weights.items():
         w.scale, w.up = (found[f"{n}/weight/{k}"].to(w.weight.device) for k in ("scale", "up"))
+        w.up = w.up.to(torch.uint8)
     for n, shift in net.shifts.items():
         net.shifts[n], net.gains[n] = found[f"{n}/shift"].to(shift.device), found[f"{n}/gain"]
-    for n, operand, _ in quantizers_of(net, net.quantized):
-        if (scale := found.get(f"{n}/{operand}/scale")) is None: continue      # not calibrated yet
-        net.acts[n, operand] = ActSets(net.bits, scale, found[f"{n}/{operand}/zero"], keys_of(net, len(scale)))
+    for n, operand in sorted(grids & {tuple(k.rsplit("/", 2)[:2]) for k in found}):
+        net.acts[n, operand] = acts_in(net, found, f"{n}/{operand}", str(path))
+
+def acts_in(net, found:dict, name:str, where:str)->ActSets:
+    "The grids of an operand. Raises `TmpqError` unless each has a zero point that is one of its levels."
+    scale, zero = (found.get(f"{name}/{k}") for k in ("scale", "zero"))
+    both = scale is not None and zero is not None and scale.shape == zero.shape
+    right = both and len(scale) <= net.num_train_timesteps and bool((zero == zero.round()).all())
+    right = right and all(zero[:, i].max() < 2**b for i, b in enumerate(net.bits))
+    require(right, f"{where}: {name}", "is no grid for each precision; remove the folder and calibrate again")
+    return ActSets(net.bits, scale, zero, keys_of(net, len(scale)))
 
 # %% ../../nbs/06_quantization/07_calibration.ipynb #cell-005
 def keep(
@@ -130,6 +178,21 @@ def keep(
     for old in folder.glob("partial-*.safetensors"):
         if old.name != name: old.unlink()
 
+WORD = integer(0, 2**32 - 1)
+
+def rng_state(v, where:str, more:str=""):
+    "A field for the state of `random.Random`: its version, 624 words with a position, and a number or none."
+    list_of(anything, 3, 3)(v, where)
+    integer(3, 3)(v[0], f"{where}[0]")
+    list_of(WORD, 625, 625)(v[1], f"{where}[1]")
+    integer(0, 624)(v[1][624], f"{where}[1][624]")
+    or_null(finite())(v[2], f"{where}[2]")
+
+PARTIAL = object_of(dict(
+    format_version=anything, settings=anything,      # checked and compared by themselves
+    done=list_of(TEXT), file=like(r"partial-\d{1,6}\.safetensors", "a file beside it"), sha256=HASH, rng=rng_state),
+    others=True)
+
 def pick_up(
     net:QuantizedNetwork, folder:Path, settings:dict, rng:random.Random,
 )->list:                    # names of the blocks that are finished
@@ -137,11 +200,15 @@ def pick_up(
     path = folder/"partial.json"
     if not path.exists(): return []
     info = read_sealed(path, "remove the folder and calibrate again")
-    known = info.get("format_version") == SUPERNET_VERSION
-    require(known, str(path), f"is not of format {SUPERNET_VERSION}; remove the folder and calibrate again")
-    same = info.get("settings") == json.loads(json.dumps(settings))
+    check_version(info, SUPERNET_VERSION, str(path), "an unfinished calibration")
+    PARTIAL(info, str(path))
+    same = info["settings"] == json.loads(json.dumps(settings))
     require(same, str(path), "belongs to a calibration with other settings; use those, or another folder")
-    read_tensors(net, folder/info["file"], info["sha256"])
+    blocks = blocks_of(net.denoiser)
+    unknown = [name for name in info["done"] if name not in blocks]
+    require(not unknown, f"{path}: done", f"the model has no blocks {unknown[:3]}; remove the folder")
+    done = [o for name in info["done"] for o in blocks[name] if o.name not in net.float_ops]
+    read_tensors(net, folder/info["file"], info["sha256"], done)
     version, state, gauss = info["rng"]
     rng.setstate((version, tuple(state), gauss))
     return info["done"]

@@ -292,7 +292,10 @@ def measure_harm(ev:Evaluator):
             errors = sensitivity(space.net, high, space.bits[0], images, progress=not ev.bar.disable)
         return [[e if math.isfinite(e) else WORST for e in pair] for pair in errors]
     name = f"sensitivity-{hash_of([high.to_dict(), images])}"      # with other limits it may be measured elsewhere
-    ev.harm = harm_of(ev.record.once(name, measured), space.bits)
+    found = ev.record.once(name, measured)
+    fits = len(found) == len(space.net.quantized)
+    require(fits, f"{ev.record.folder}/{name}.json", "is of another model; remove it, and it is measured again")
+    ev.harm = harm_of(found, space.bits)
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-014
 def halve(

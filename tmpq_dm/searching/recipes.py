@@ -6,16 +6,18 @@
 __all__ = ['Recipe', 'recipe_names', 'load_recipe', 'save_recipe', 'missing']
 
 # %% ../../nbs/07_searching/09_recipes.ipynb #cell-002
-import json, math, re, shlex, tempfile, threading, time
+import re, shlex, tempfile, threading, time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from ..policy import SAMPLER_NAMES
-from ..core.errors import TmpqError, is_int, require
+from ..core.errors import TmpqError, require
+from ..core.fields import (MOST_OF_A_COUNT, TEXT, check_version, finite, integer, like,
+                                 list_of, object_of, one_of, or_null)
 from ..core.files import read_json, write_json
-from ..core.hub import (ENDINGS, HUB_NAME, ask_hub, find_weights, has_transformers, is_cached, read_prompts,
-                              require_dataset)
+from ..core.hub import (ACCEPTED, ENDINGS, HUB_NAME, ask_hub, find_weights, has_transformers, is_cached,
+                              read_prompts, require_dataset)
 
 # %% ../../nbs/07_searching/09_recipes.ipynb #cell-005
 @dataclass(frozen=True)
@@ -35,101 +37,52 @@ class Recipe:
     published:tuple      # numbers to compare with: dicts of 'method', 'bits', 'steps', 'metric', 'value', 'source'
     notes:str            # what differs from the papers, for people
 
-# %% ../../nbs/07_searching/09_recipes.ipynb #cell-007
-def is_text(v)->bool:
-    "Whether `v` is text, and not empty."
-    return isinstance(v, str) and bool(v.strip())
-
-def is_number(v)->bool:
-    "Whether `v` is a finite number."
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
-
-def like(pattern:str):
-    "A test for text of this form."
-    return lambda v: isinstance(v, str) and re.fullmatch(pattern, v)
-
-def one_of(*names):
-    "A test for one of these names, and what it wants."
-    return lambda v: v in names, f"one of {', '.join(names)}"
-
-def or_null(field:tuple):
-    "The same test, passed by null as well."
-    return lambda v: v is None or field[0](v), f"{field[1]}, or null"
-
 # %% ../../nbs/07_searching/09_recipes.ipynb #cell-008
 RECIPE_FORMAT = 1
 STAND_INS = ("ddpm", "classes", "ldm", "sd", "sdxl", "dit", "pixart", "sd3")
 WITH_TEXT = ("sd", "sdxl", "pixart", "sd3")       # those of them that take prompts
-
-TEXT = (is_text, "a text")
-NUMBER = (is_number, "a number")
-WEIGHT = (lambda v: is_number(v) and v >= 1, "a number of at least 1")
-COUNT = (lambda v: is_int(v) and v >= 1, "a whole number of at least 1")
-LIST = (lambda v: isinstance(v, list), "a list")
-OBJECT = (lambda v: isinstance(v, dict), "an object")
+COUNT = integer(1, MOST_OF_A_COUNT)
 
 # %% ../../nbs/07_searching/09_recipes.ipynb #0dd7788c
-REAL = dict(source=TEXT, size=or_null(COUNT), note=TEXT)
-PROMPT_FIELDS = dict(source=TEXT, note=TEXT)
-ROW = dict(method=TEXT, bits=TEXT, steps=or_null(COUNT), metric=TEXT, value=NUMBER, source=TEXT)
+REAL = object_of(dict(source=TEXT, size=or_null(integer(1, 2**14)), note=TEXT))
+PROMPT_FIELDS = object_of(dict(source=TEXT, note=TEXT))
+ROW = object_of(dict(method=TEXT, bits=TEXT, steps=or_null(COUNT), metric=TEXT, value=finite(), source=TEXT))
 
 SEARCH = dict(
-    steps=(like(r"[1-9]\d*(-[1-9]\d*)?"), 'text such as "20" or "10-20"'),
-    bits=(like(r"[2-8](,[2-8])*"), 'text such as "4,5,6,8"'),
-    budget_bitops=(like(r"\d+(\.\d+)?(e\d+)?"),
-                   'a share of W8A8 or a number of BitOPs, as text such as "0.05" or "2e10"'),
+    steps=like(r"[1-9]\d{0,4}(-[1-9]\d{0,4})?", 'text such as "20" or "10-20"'),
+    bits=like(r"[2-8](,[2-8]){0,7}", 'text such as "4,5,6,8"'),
+    budget_bitops=like(r"\d{1,30}(\.\d{1,30})?(e\d{1,2})?",
+                       'a share of W8A8 or a number of BitOPs, as text such as "0.05" or "2e10"'),
     preset=one_of("default", "published"),
     fitness=one_of("trajectory", "paired", "frechet", "kid", "is"),
-    population=COUNT, generations=COUNT, num_images=COUNT, max_nfe=COUNT,
+    population=COUNT, generations=COUNT, num_images=COUNT, max_nfe=integer(1, 10**12),
     num_samples=COUNT, iterations=COUNT, batch=COUNT)
+OPTIONS_OF_SEARCH = object_of(SEARCH, optional=tuple(SEARCH))
 
+CHANGES = dict(sampler=one_of(*SAMPLER_NAMES), guidance=or_null(finite(1, 1000)), search=OPTIONS_OF_SEARCH,
+               final_images=COUNT)      # what may differ in the paper
 FIELDS = dict(
-    name=TEXT, title=TEXT, model=TEXT, stand_in=one_of(*STAND_INS), real=or_null(OBJECT), prompts=or_null(OBJECT),
-    sampler=one_of(*SAMPLER_NAMES), guidance=or_null(WEIGHT), search=OBJECT, as_published=OBJECT,
-    final_images=COUNT, published=LIST, notes=TEXT)
-CHANGES = {k: FIELDS[k] for k in ("sampler", "guidance", "search", "final_images")}      # what may differ in the paper
+    name=like(r"\w[\w.-]{0,99}", "a short name of letters, digits, dots and hyphens"),
+    title=TEXT, model=TEXT, stand_in=one_of(*STAND_INS), real=or_null(REAL), prompts=or_null(PROMPT_FIELDS),
+    **CHANGES, as_published=object_of(CHANGES, optional=tuple(CHANGES)), published=list_of(ROW, 0, 1000), notes=TEXT)
+RECIPE = object_of(FIELDS)
 
 # %% ../../nbs/07_searching/09_recipes.ipynb #cell-009
-def check_object(
-    d,               # what was read
-    table:dict,      # field -> (test, what it wants)
-    where:str,       # the name that an error begins with
-    whole:bool=True, # False: fields may be left out
-):
-    "Raise `TmpqError` unless an object has the fields of a table, and each passes its test."
-    require(isinstance(d, dict), where, f"must be an object with {', '.join(table)}")
-    unknown = [k for k in d if k not in table]
-    lacking = [k for k in table if k not in d]
-    require(not unknown, where, f"has unknown fields {', '.join(unknown)}; known are {', '.join(table)}")
-    require(not (whole and lacking), where, f"lacks the fields {', '.join(lacking)}; add them")
-    for k, v in d.items():
-        test, wanted = table[k]
-        require(test(v), f"{where}: {k}", f"is {json.dumps(v)[:60]}; give {wanted}")
-
 def check_recipe(
     d,            # content of the file
     where:str,    # the name that an error begins with
 ):
     "Raise `TmpqError` unless `d` is a recipe."
-    version = d.get("format_version") if isinstance(d, dict) else None
-    field = f"{where}: format_version"
-    require(is_int(version), field, "is missing; this is not a recipe")
-    require(version == RECIPE_FORMAT, field, f"is {version}, this program reads {RECIPE_FORMAT}; upgrade tmpq_dm")
-    check_object({k: v for k, v in d.items() if k != "format_version"}, FIELDS, where)
-    for k, table in dict(real=REAL, prompts=PROMPT_FIELDS).items():
-        if d[k] is not None: check_object(d[k], table, f"{where}: {k}")
-    changes = d["as_published"]
-    check_object(changes, CHANGES, f"{where}: as_published", whole=False)
-    check_search(d["search"], d["real"], f"{where}: search")
-    check_search(changes.get("search", {}), d["real"], f"{where}: as_published: search")
-    for i, row in enumerate(d["published"]): check_object(row, ROW, f"{where}: published[{i}]")
+    check_version(d, RECIPE_FORMAT, where, "a recipe")
+    RECIPE({k: v for k, v in d.items() if k != "format_version"}, where)
+    check_real_side(d["search"], d["real"], f"{where}: search")
+    check_real_side(d["as_published"].get("search", {}), d["real"], f"{where}: as_published: search")
 
-def check_search(
+def check_real_side(
     d, real,      # the options, and the real side or None
     where:str,
 ):
-    "Raise `TmpqError` unless `d` holds options of a search that this real side allows."
-    check_object(d, SEARCH, where, whole=False)
+    "Raise `TmpqError` if a search would compare with real images, and there are none."
     fitness = d.get("fitness", "trajectory")
     require(real is not None or fitness == "trajectory", f"{where}: fitness",
             f"{fitness} compares with real images, and real is null; give them, or choose trajectory")
@@ -239,7 +192,7 @@ def need_real(recipe:Recipe):
     source, note = recipe.real["source"], recipe.real["note"]
     if Path(source).is_dir():
         holds_images = any(p.suffix.lower() in ENDINGS for p in Path(source).rglob("*"))
-        return require(holds_images, source, f"holds no images; {note}")
+        return require(holds_images, source, f"holds no images ({ACCEPTED}); {note}")
     if Path(source).is_file(): return
     require(re.fullmatch(HUB_NAME, source), source, f"no such file or folder; {note}")
     try: from datasets import config

@@ -10,7 +10,9 @@ import json, math, os, zlib
 from contextlib import contextmanager
 from pathlib import Path
 from ..core.errors import TmpqError, brief, require
-from ..core.files import read_json, sweep, write_json
+from ..core.fields import (TEXT, anything, check_version, finite, integer, list_of, map_of, object_of,
+                                 or_null)
+from ..core.files import parse_json, read_bytes, read_json, sweep, write_json
 from ..core.folders import locked, read_sealed, strangers, write_sealed
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-005
@@ -27,20 +29,29 @@ def from_line(
     "The inverse of `to_line`."
     checksum, _, body = line.rstrip("\n").partition(" ")
     if not line.endswith("\n") or f"{zlib.crc32(body.encode()):08x}" != checksum: return None
-    return json.loads(body)
+    return parse_json(body, "its content")
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-007
+LARGEST_RECORD = 2**28      # bytes
+LARGE = integer(0, 10**27)  # operations, bytes
+ENTRY = object_of(dict(     # what `Record.add` keeps
+    genome=list_of(integer(-2**31, 2**31)), rung=integer(0, 99), num_images=integer(1, 10**9),
+    fitness=or_null(finite()), cost=finite(0), bitops=LARGE, nfe=LARGE, steps=integer(1, 10**6)), others=True)
+
 def read_lines(
     path:Path,
 )->tuple:   # (entries, bytes that are whole)
-    "All whole entries of a file. Raises `TmpqError` for a damaged line that is not the last."
+    "All whole entries of a file. Raises `TmpqError` for a damaged line that is not the last, and for no evaluation."
     entries, whole = [], 0
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = read_bytes(path, LARGEST_RECORD).split(b"\n") if path.exists() else [b""]
+    lines = [line + b"\n" for line in lines[:-1]] + [line for line in lines[-1:] if line]
     for i, raw in enumerate(lines):
-        entry = from_line(raw.decode(errors="replace"))
-        require(entry is not None or i == len(lines) - 1, f"{path}: line {i+1}",
-                "is damaged; restore the file, or delete the lines from there on to lose only those")
+        where, mend = f"{path}: line {i+1}", "restore the file, or delete the lines from there on to lose only those"
+        try: entry = from_line(raw.decode(errors="replace"))
+        except TmpqError as e: raise TmpqError(f"{where}: {e}") from None
+        require(entry is not None or i == len(lines) - 1, where, f"is damaged; {mend}")
         if entry is None: break
+        ENTRY(entry, where)
         entries.append(entry)
         whole += len(raw)
     return entries, whole
@@ -56,8 +67,13 @@ def check_out(
     "Raise `TmpqError` if `folder` holds something that is not a run."
     other = strangers(folder, *BESIDE) and not (Path(folder)/"run.json").exists()
     require(not other, str(folder), "holds something else; choose an empty or new --out")
+    for p in folder.iterdir() if folder.exists() else ():
+        inside = not p.is_symlink() or p.resolve().is_relative_to(folder.resolve())
+        require(inside, str(p), "is a link that leads outside of the run; copy what it leads to")
 
 # %% ../../nbs/07_searching/03_record.ipynb #cell-010
+ONCE = dict(sensitivity=list_of(list_of(finite(0), 2, 2)))      # what is made once -> its field
+
 class Record:
     "The evaluations of one search, kept on disk. Raises `TmpqError` if the folder holds another run."
     def __init__(self,
@@ -89,7 +105,10 @@ class Record:
     def once(self, name:str, make):
         "What `make` returns, ready for JSON; made once for a run, and then read."
         path = self.folder and self.folder/f"{name}.json"
-        if path and path.exists(): return read_sealed(path, "remove it, and it is measured again")["found"]
+        if path and path.exists():
+            found = read_sealed(path, "remove it, and it is measured again").get("found")
+            ONCE.get(name.split("-")[0], anything)(found, str(path))
+            return found
         found = make()
         if path: write_sealed(path, dict(found=found))
         return found
@@ -143,14 +162,21 @@ def flatten(
     for k, v in d.items(): flat |= flatten(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
     return flat
 
+RUN = object_of(dict(format_version=anything, settings=map_of(anything)))
+
+def read_run(path)->dict:
+    "The content of a run.json. Raises `TmpqError` if it is none."
+    found = read_json(path)
+    check_version(found, RUN_VERSION, str(path), "a run; give the folder of one, or choose another --out")
+    RUN(found, str(path))
+    return found
+
 def check_settings(
     path:Path,        # an existing run.json
     settings:dict,    # of the search that wants to go on there
 )->dict:              # the settings there
     "Raise `TmpqError` naming the first setting that differs and is not a limit."
-    found = read_json(path)
-    ours = isinstance(found, dict) and found.get("format_version") == RUN_VERSION
-    require(ours, str(path), "is not a run of this version; choose another --out")
+    found = read_run(path)
     there, here = flatten(found["settings"]), flatten(settings)
     names = (there | here).keys() - set(LIMITS)
     for k in sorted(names, key=lambda k: (k.count("."), k)):      # plain settings before what follows from them

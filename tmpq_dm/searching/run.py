@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from ..core.errors import require
+from ..core.fields import MOST_OF_A_COUNT
 from ..core.files import write_json
 from ..core.progress import bar_over
 from ..core.trees import hash_of
@@ -149,7 +150,9 @@ def choose_settings(
     unknown = sorted(set(given) - OWN_OPTIONS[preset])
     require(not unknown, "search", f"does not understand {', '.join(unknown)} with preset {preset!r}; leave them out")
     for name, n in dict(num_images=num_images, max_nfe=max_nfe, **given).items():
-        require(n is None or name not in COUNTS or n >= 1, f"search: {name}", f"is {n}; give at least 1")
+        most = 10**12 if name == "max_nfe" else MOST_OF_A_COUNT
+        if n is not None and name in COUNTS:
+            require(1 <= n <= most, f"search: {name}", f"is {n}; give 1 to {most:,}")
     sizes = SIZES[preset] if max_nfe else SIZES[preset] | dict(generations=20)
     fitnesses = [describe_fitness(fitness, kept), describe_fitness(final, kept, "final") if final else {}]
     return SearchSettings(space.describe(), *fitnesses, describe_net(space.net), describe_price(price), budget,
