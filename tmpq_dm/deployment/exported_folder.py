@@ -254,7 +254,7 @@ SCHEDULER = object_of(dict(
     num_train_timesteps=integer(1, MOST_TIMESTEPS), trained_betas=or_null(list_of(finite(0, 1))),
     custom_timesteps=or_null(list_of(finite(0, MOST_TIMESTEPS)))),
     optional=("trained_betas", "custom_timesteps"), others=True)
-MOST_LAYERS, WIDEST = 1000, 2**20      # of a network
+MOST_LAYERS, WIDEST = 200, 2**20       # of a network
 
 def config_value(v, where:str, more:str=""):
     "A field of a part's configuration: numbers are sizes, lists have an entry for each block."
@@ -275,7 +275,26 @@ def check_parts(folder:Path):
     for path in sorted(folder.glob("*/config.json")):
         config = read_json(path)
         require(isinstance(config, dict), str(path), "must be an object; export again")
-        map_of(config_value)({k: v for k, v in config.items() if k != "quantization_config"}, str(path))
+        config.pop("quantization_config", None)
+        map_of(config_value)(config, str(path))
+        pair = own.get(path.parent.name)
+        name = pair[1] if isinstance(pair, list) else None
+        if name in (*ARCHITECTURES, *PARTS["diffusers"]): check_size(getattr(diffusers, name), config, path)
+
+FEWEST_BITS, MOST_BUFFERS = 2, 2**28   # of a parameter in a file; numbers that a network computes when it is made
+
+def check_size(cls, config:dict, path:Path):
+    "Raise `TmpqError` unless the files beside a configuration can hold the parameters that it asks for."
+    try:
+        with torch.device("meta"): model = cls.from_config(config)
+    except Exception as e:
+        reason = " ".join(str(e).split())[:200]
+        raise TmpqError(f"{path}: describes no {cls.__name__} ({type(e).__name__}: {reason}); export again") from None
+    needed = sum(p.numel() for p in model.parameters()) * FEWEST_BITS // 8
+    there = sum(p.stat().st_size for p in path.parent.glob("*.safetensors"))
+    require(needed <= there, str(path), f"asks for {needed:,} bytes or more, its files have {there:,}; export again")
+    small = sum(b.numel() for b in model.buffers()) <= MOST_BUFFERS
+    require(small, str(path), "asks for tables that are too large; export again")
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #cell-010
 def load_compressed(
