@@ -200,7 +200,9 @@ def paired_sums(y, z)->Tensor:   # (5, C)
 def set_slope(net, name, side, found, uncorrected):
     "Store what the sums show. The slope multiplies the mean, too; where that was right already, it must stay."
     n, y, z, yy, yz = found
-    gain = ((yy - y*y/n).sum() / (yz - y*z/n).sum().clamp(min=1e-12)).clamp(0.5, 2)
+    varies, together = (yy - y*y/n).sum(), (yz - y*z/n).sum()
+    # relative to the output's size, however small; an output that does not vary has no slope
+    gain = (varies / together).clamp(0.5, 2) if together > 1e-12 * yy.sum() else 1.0
     bias = net.sites[name].source.full_bias
     if bias is None: bias = 0
     net.gains[name][side] = gain
