@@ -16,10 +16,10 @@ from ..policy import FP, Policy
 from ..core.errors import TmpqError, require
 from ..core.files import write_atomic
 from ..models.architecture import inputs_of, sample_shape
-from ..sampling.schedulers import sampler_of
+from ..sampling.schedulers import sampler_name, sampler_of
 from ..models.pipelines import PROMPTS, ClassPipeline, conditions_of, decoder_of, network_of
 from ..quantization.supernet import Supernet
-from .packed import PackedDenoiser, is_product, packed
+from .packed import PackedDenoiser, is_product, made_for, packed
 from .quantization_method import mark
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #cell-005
@@ -36,7 +36,8 @@ def compressed_pipeline(
     require(net.shape == own, where, f"was calibrated on samples of {net.shape}, and a pipeline draws those of its "
             f"configuration, {own}; leave out Denoiser(shape=...)")
     scheduler = sampler_of(net.scheduler, policy.sampler or None, custom_timesteps=list(policy.timesteps))
-    return pipeline_like(getattr(net.denoiser, "pipeline", None), mark(packed(net, policy)), scheduler)
+    model = mark(made_for(packed(net, policy), sampler_name(scheduler)))
+    return pipeline_like(getattr(net.denoiser, "pipeline", None), model, scheduler)
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #a13d89ab
 SIMPLE = "DDPMPipeline", "DDIMPipeline", "ClassPipeline"     # pipelines that consist of a network and a scheduler

@@ -85,10 +85,11 @@ class Scratch:
 
     def like(self, x):
         "An uninitialised tensor of the shape and strides of `x`, valid until the next call."
-        key = (x.shape, x.stride())
+        key = (x.device, x.shape, x.stride())
         if key not in self.views:
             with torch.inference_mode(False):
-                if x.numel() > len(self.memory): self.memory, self.views = x.new_empty(x.numel()), {}
+                elsewhere = self.memory.device != x.device      # a model can be moved between two calls
+                if elsewhere or x.numel() > len(self.memory): self.memory, self.views = x.new_empty(x.numel()), {}
                 dense = torch.empty_like(x, device="meta")    # the strides that a copy of x has
                 self.views[key] = self.memory.as_strided(dense.shape, dense.stride())
         return self.views[key]
