@@ -187,8 +187,9 @@ REFUSED = {"safe_serialization": True, "variant": None, "push_to_hub": False}   
 
 def is_compressed(pipe)->bool:
     "Whether a pipeline's network is packed and its scheduler runs the timesteps of the policy."
-    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    if not hasattr(network, "packed"): return False
+    networks = [getattr(pipe, name, None) for name in ("unet", "transformer")]
+    network = next((n for n in networks if hasattr(n, "packed")), None)
+    if network is None: return False
     timesteps = getattr(pipe.scheduler.config, "custom_timesteps", None)
     return timesteps is not None and tuple(timesteps) == tuple(network.packed.policy.timesteps)
 

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import nn, Tensor
 from ..policy import FP, Policy
 from ..core.errors import TmpqError, require
-from ..models.architecture import architecture_of, default_conditions
+from ..models.architecture import architecture_of, check_structure, default_conditions
 from ..models.denoiser import Denoiser
 from ..models.pipelines import ENCODERS, WITHOUT_TEXT
 from ..sampling.schedulers import AnyList, sampler_name
@@ -248,6 +248,7 @@ class Packed:
         "Whether it treats all timesteps alike."
         return not (self.spec["timed"] or self.spec["corrected"] or len(self.policy.tables) > 1)
 
+@torch.compiler.disable
 def before(model, args, kwargs):
     "Set the clock and the bits of the time, and lay the input out as convolutions like it."
     state, name = model.packed, architecture_of(model).sample
@@ -278,6 +279,7 @@ def set_table_of_time(model):
         else: part.set(table, host_of(path))
     state.table = table
 
+@torch.compiler.disable
 def after(model, args, out):
     "Correct the output, but not a variance that the model may have learned."
     state = model.packed
@@ -336,6 +338,7 @@ def packed(
     require(not any(getattr(site, "known", None) for site in net.sites.values()), "supernet",
             "looks its temporal features up; call use_cache(net) first, and the block itself is packed")
     spec = spec_of(net, policy)
+    check_structure(net.denoiser.model)      # nothing was fused into it since it was opened
     model = make_places(copy.deepcopy(net.denoiser.model) if model is None else model, spec)
     for op in net.ops:
         pairs = pairs_of(policy, op.name)
@@ -405,8 +408,9 @@ stock_setattr = DiffusionPipeline.__setattr__
 def set_part(self, name, value):
     if name in ("unet", "transformer", "scheduler"):
         parts = vars(self) | {name: value}
-        network, scheduler = parts.get("unet") or parts.get("transformer"), parts.get("scheduler")
-        if network is not None and scheduler is not None: check_parts(self, network, scheduler)
+        # a compiled network has no truth value
+        network = parts["unet"] if parts.get("unet") is not None else parts.get("transformer")
+        if network is not None and parts.get("scheduler") is not None: check_parts(self, network, parts["scheduler"])
     stock_setattr(self, name, value)
 
 DiffusionPipeline.__setattr__ = set_part

@@ -176,6 +176,7 @@ class QuantLayer(nn.Module):
         first = torch.arange(weight.shape[1], device=weight.device) < self.split
         return weight * torch.where(first, *factors).view(1, -1, *[1] * (weight.dim() - 2))
 
+    @torch.compiler.disable      # integers in floating point are nothing that a compiler knows; it compiles the rest
     def forward(self, x):
         if self.known: return self.known().to(x)
         integers = getattr(self.source, "integers", None)
@@ -289,6 +290,7 @@ class within:
     "The forward of an attention, with its products quantized. It can be copied with the module that it belongs to."
     def __init__(self, mode:Products, forward): self.mode, self.forward = mode, forward
 
+    @torch.compiler.disable
     def __call__(self, *args, **kwargs):
         "Raises `TmpqError` unless the products have gone through `mode`, once."
         self.mode.calls = 0
