@@ -428,6 +428,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'tmpq_dm/deployment/openvino.py'),
                                              'tmpq_dm.deployment.openvino.on_eight_bits': ( '08_deployment/openvino.html#on_eight_bits',
                                                                                             'tmpq_dm/deployment/openvino.py'),
+                                             'tmpq_dm.deployment.openvino.one_line': ( '08_deployment/openvino.html#one_line',
+                                                                                       'tmpq_dm/deployment/openvino.py'),
                                              'tmpq_dm.deployment.openvino.pipeline_of': ( '08_deployment/openvino.html#pipeline_of',
                                                                                           'tmpq_dm/deployment/openvino.py'),
                                              'tmpq_dm.deployment.openvino.read_integers': ( '08_deployment/openvino.html#read_integers',

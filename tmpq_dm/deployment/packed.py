@@ -22,7 +22,7 @@ from ..sampling.timekeys import Clock, TimeKeys, keys_from, position, starts_of
 from ..quantization.correction import correct
 from ..quantization.grid import Grid, levels, pack, unpack
 from ..quantization.layers import (FLOAT, ActSets, Products, Quantizer, QuantLayer, Scratch, Timed, ToIntegers,
-                                         integer_conv, within)
+                                         integer_conv, not_compiled, within)
 from ..quantization.supernet import Supernet
 from ..quantization.network import bias_at, gain_at, operands
 
@@ -184,9 +184,13 @@ def add_place(model, dtype, device):
     model.register_state_dict_post_hook(drop_place)
     model.register_load_state_dict_post_hook(miss_no_place)
 
-def drop_place(model, state, prefix, metadata): state.pop(f"{prefix}place", None)
+def drop_place(model, state, prefix, metadata):
+    "Leave the empty parameter out of a file."
+    state.pop(f"{prefix}place", None)
 
-def miss_no_place(model, keys): keys.missing_keys[:] = [k for k in keys.missing_keys if k.split(".")[-1] != "place"]
+def miss_no_place(model, keys):
+    "Do not ask a file for the empty parameter."
+    keys.missing_keys[:] = [k for k in keys.missing_keys if k.split(".")[-1] != "place"]
 
 def is_product(name:str)->bool:
     "Whether an operation is one of the two products of an attention."
@@ -214,16 +218,16 @@ def wake(
         else: part.wake(clock, keys)
     hooks = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
     model.packed = Packed(Policy.from_dict(spec["policy"]), spec, clock, keys, hooks)
-    for name in REFUSED: setattr(model, name, partial(refused, name))
+    for name in UNCHANGEABLE: setattr(model, name, partial(refused, name))
     if spec["corrected"]: model._apply = partial(apply_but_fits, model)
     return model.requires_grad_(False).to(memory_format=torch.channels_last)
 
-REFUSED = dict.fromkeys(("load_lora_adapter", "add_adapter"), "fuse the LoRA into the original and compress that")
-REFUSED |= {"fuse_qkv_projections": "compress it as it is"}
+UNCHANGEABLE = dict.fromkeys(("load_lora_adapter", "add_adapter"), "fuse the LoRA into the original and compress that")
+UNCHANGEABLE |= {"fuse_qkv_projections": "compress it as it is"}
 
 def refused(name, *args, **kwargs):
     "Stands in for a method that changes the layers of a model."
-    raise TmpqError(f"{name}: the layers of a compressed model are integers, and cannot be changed; {REFUSED[name]}")
+    raise TmpqError(f"{name}: the layers of a compressed model are integers, and cannot be changed; {UNCHANGEABLE[name]}")
 
 def apply_but_fits(model, fn, recurse=True):
     "Cast and move a model, but let the corrections of its output stay in float32."
@@ -248,7 +252,7 @@ class Packed:
         "Whether it treats all timesteps alike."
         return not (self.spec["timed"] or self.spec["corrected"] or len(self.policy.tables) > 1)
 
-@torch.compiler.disable
+@not_compiled
 def before(model, args, kwargs):
     "Set the clock and the bits of the time, and lay the input out as convolutions like it."
     state, name = model.packed, architecture_of(model).sample
@@ -279,7 +283,7 @@ def set_table_of_time(model):
         else: part.set(table, host_of(path))
     state.table = table
 
-@torch.compiler.disable
+@not_compiled
 def after(model, args, out):
     "Correct the output, but not a variance that the model may have learned."
     state = model.packed
@@ -406,6 +410,7 @@ stock_setattr = DiffusionPipeline.__setattr__
 
 @wraps(stock_setattr)
 def set_part(self, name, value):
+    "Set a part of a pipeline, or anything else. Raises `TmpqError` for parts that do not go together."
     if name in ("unet", "transformer", "scheduler"):
         parts = vars(self) | {name: value}
         # a compiled network has no truth value

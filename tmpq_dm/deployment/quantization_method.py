@@ -22,7 +22,7 @@ from ..models.denoiser import Denoiser
 from ..sampling.schedulers import SAMPLERS, alphas, even_timesteps
 from ..quantization.supernet import Supernet
 from ..quantization.layers import QuantLayer
-from .packed import REFUSED, PackedWeight, host_of, make_places, packed, packed_parts, wake
+from .packed import UNCHANGEABLE, PackedWeight, host_of, make_places, packed, packed_parts, wake
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-005
 class Method(str, Enum):
@@ -249,9 +249,10 @@ def pack_in_place(
 def layer_of(
     part:PackedWeight, # with one setting
 )->nn.Module:
-    "The convolution or linear layer with the decoded weights."
+    "The convolution or linear layer with the decoded weights. One that has no bias gets none: no file could hold it."
     (w, a), = part.pairs
-    layer, bias = copy.deepcopy(part.plain[0]), part.bias(w, a)
+    layer = copy.deepcopy(part.plain[0])
+    bias = None if layer.bias is None else part.bias(w, a)
     layer.weight = nn.Parameter(part.weight(w, a).clone(), requires_grad=False)
     layer.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=False)
     return layer
@@ -269,7 +270,8 @@ def unpacked(
             del host.products, host.forward
     for hook in model.packed.hooks: hook.remove()
     model._buffers.pop("output_fits", None)
-    for name in ("packed", "num_parameters", "quantization_method", "_apply", *REFUSED): model.__dict__.pop(name, None)
+    own = "packed", "num_parameters", "quantization_method", "_apply", *UNCHANGEABLE
+    for name in own: model.__dict__.pop(name, None)
     del model.place
     model._internal_dict = FrozenDict({k: v for k, v in model.config.items() if k != "quantization_config"})
     return model
