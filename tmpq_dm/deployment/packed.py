@@ -227,7 +227,8 @@ UNCHANGEABLE |= {"fuse_qkv_projections": "compress it as it is"}
 
 def refused(name, *args, **kwargs):
     "Stands in for a method that changes the layers of a model."
-    raise TmpqError(f"{name}: the layers of a compressed model are integers, and cannot be changed; {UNCHANGEABLE[name]}")
+    hint = f"the layers of a compressed model are integers, and cannot be changed; {UNCHANGEABLE[name]}"
+    raise TmpqError(f"{name}: {hint}")
 
 def apply_but_fits(model, fn, recurse=True):
     "Cast and move a model, but let the corrections of its output stay in float32."
