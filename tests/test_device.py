@@ -108,9 +108,10 @@ def test_bfloat16_artifact(tmp_path):
     net = Supernet(den, (4, 8)).calibrate(32, 0, progress=False)
     p = policy(den, 4)
     start = starts(den, 2, seed=3)
-    compressed_pipeline(net, p).unet.save_pretrained(tmp_path)
+    pipe = compressed_pipeline(net, p)
+    pipe.unet.save_pretrained(tmp_path)
     model = diffusers.UNet2DModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert model.conv_in.source.affine4_8.dtype == torch.float32
     assert model.conv_norm_out.weight.dtype == torch.bfloat16
-    again = denoiser_of(diffusers.DDPMPipeline(model, den.scheduler))
+    again = denoiser_of(diffusers.DDPMPipeline(model, pipe.scheduler))
     assert torch.equal(sample(again, p.timesteps, start), sample(net.set_policy(p), p.timesteps, start))

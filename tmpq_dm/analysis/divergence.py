@@ -25,7 +25,7 @@ def relative_change(
 )->Tensor:           # (B,), 0 where both are zero
     "The change of the features relative to their length, for each sample."
     f, f_next = f.flatten(1), f_next.flatten(1)
-    return (f - f_next).norm(dim=1) / f.norm(dim=1).clamp_min(1e-12)
+    return (f - f_next).norm(dim=1) / f.norm(dim=1).clamp_min(torch.finfo(f.dtype).tiny)
 
 def cosine_change(
     f:Tensor,        # (B, ...) a block's output at t

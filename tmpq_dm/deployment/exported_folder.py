@@ -19,11 +19,11 @@ from ..core.fields import (anything, finite, integer, is_number, like, list_of, 
                                  or_null)
 from ..core.files import read_json, write_atomic
 from ..models.architecture import ARCHITECTURES, inputs_of, sample_shape
-from ..sampling.schedulers import SAMPLERS, sampler_of
+from ..sampling.schedulers import SAMPLERS, sampler_name, sampler_of
 from ..models.pipelines import (ENCODERS, PROMPTS, WITHOUT_TEXT, ClassPipeline, conditions_of, decoder_of,
                                       network_of)
 from ..quantization.supernet import Supernet
-from .packed import PackedDenoiser, is_product, packed
+from .packed import PackedDenoiser, is_product, made_for, packed
 from .quantization_method import mark
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #cell-005
@@ -40,7 +40,8 @@ def compressed_pipeline(
     require(net.shape == own, where, f"was calibrated on samples of {net.shape}, and a pipeline draws those of its "
             f"configuration, {own}; leave out Denoiser(shape=...)")
     scheduler = sampler_of(net.scheduler, policy.sampler or None, custom_timesteps=list(policy.timesteps))
-    return pipeline_like(getattr(net.denoiser, "pipeline", None), mark(packed(net, policy)), scheduler)
+    model = mark(made_for(packed(net, policy), sampler_name(scheduler)))
+    return pipeline_like(getattr(net.denoiser, "pipeline", None), model, scheduler)
 
 # %% ../../nbs/08_deployment/02_exported_folder.ipynb #a13d89ab
 SIMPLE = "DDPMPipeline", "DDIMPipeline", "ClassPipeline"     # pipelines that consist of a network and a scheduler
@@ -194,8 +195,9 @@ REFUSED = {"safe_serialization": True, "variant": None, "push_to_hub": False}   
 
 def is_compressed(pipe)->bool:
     "Whether a pipeline's network is packed and its scheduler runs the timesteps of the policy."
-    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    if not hasattr(network, "packed"): return False
+    networks = [getattr(pipe, name, None) for name in ("unet", "transformer")]
+    network = next((n for n in networks if hasattr(n, "packed")), None)
+    if network is None: return False
     timesteps = getattr(pipe.scheduler.config, "custom_timesteps", None)
     return timesteps is not None and tuple(timesteps) == tuple(network.packed.policy.timesteps)
 

@@ -8,18 +8,21 @@ __all__ = ['packed', 'PackedDenoiser']
 # %% ../../nbs/08_deployment/00_packed.ipynb #cell-002
 import copy, inspect
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial, wraps
 import torch
+from diffusers import DiffusionPipeline
 from torch import nn, Tensor
 from ..policy import FP, Policy
-from ..core.errors import require
-from ..models.architecture import architecture_of, default_conditions
+from ..core.errors import TmpqError, require
+from ..models.architecture import architecture_of, check_structure, default_conditions
 from ..models.denoiser import Denoiser
+from ..models.pipelines import ENCODERS, WITHOUT_TEXT
+from ..sampling.schedulers import AnyList, sampler_name
 from ..sampling.timekeys import Clock, TimeKeys, keys_from, position, starts_of
 from ..quantization.correction import correct
 from ..quantization.grid import Grid, levels, pack, unpack
 from ..quantization.layers import (FLOAT, ActSets, Products, Quantizer, QuantLayer, Scratch, Timed, ToIntegers,
-                                         integer_conv, within)
+                                         integer_conv, not_compiled, within)
 from ..quantization.supernet import Supernet
 from ..quantization.network import bias_at, gain_at, operands
 
@@ -58,7 +61,15 @@ def quantizer_from(
     return Timed(ActSets((b,), grid[:, :1], grid[:, 1:], keys), b, clock)
 
 # %% ../../nbs/08_deployment/00_packed.ipynb #3d76af1e
-class PackedWeight(nn.Module):
+class InFloat32(nn.Module):
+    "A module whose buffers stay in their floating point, whatever the model around it is cast to."
+    def _apply(self, fn, recurse=True):
+        def moved(t):
+            new = fn(t)
+            return new if new.dtype == t.dtype else t.to(new.device)
+        return super()._apply(moved, recurse)
+
+class PackedWeight(InFloat32):
     "The source of a layer's weight: integers for each setting in which a policy uses it, and the grids of its input."
     def __init__(self,
         layer:nn.Module,     # Conv2d or Linear
@@ -116,7 +127,7 @@ class PackedWeight(nn.Module):
     def forward(self, scaled): return scaled(self.weight(*self.now)), self.bias(*self.now)
 
 # %% ../../nbs/08_deployment/00_packed.ipynb #fc96426d
-class PackedProducts(nn.Module):
+class PackedProducts(InFloat32):
     "The grids of an attention's two products, and the products."
     def __init__(self,
         settings:dict,    # 'qk' and 'pv' -> their pairs
@@ -151,9 +162,7 @@ def make_places(
 )->nn.Module:
     "Replace quantized layers by empty packed ones."
     policy, like = Policy.from_dict(spec["policy"]), next(model.parameters())
-    # tells the floating point, if no parameter is left that could
-    place = torch.empty(0, dtype=like.dtype, device="cpu" if like.is_meta else like.device)
-    model.register_buffer("place", place, persistent=False)
+    add_place(model, like.dtype, "cpu" if like.is_meta else like.device)
     pairs = {name: pairs_of(policy, name) for name in policy.tables[0]}
     quantized = [name for name in pairs if pairs[name] != [(FP, FP)]]
     own = {name: len(policy) if name in spec["timed"] else 0 for name in pairs}
@@ -168,6 +177,20 @@ def make_places(
     fits = torch.empty(len(policy), 2, spec["shape"][0], device=like.device, dtype=torch.float32)
     if spec["corrected"]: model.register_buffer("output_fits", fits)
     return model
+
+def add_place(model, dtype, device):
+    "An empty parameter that tells floating point and device, if no other is left that could. No file holds it."
+    model.place = nn.Parameter(torch.empty(0, dtype=dtype, device=device), requires_grad=False)
+    model.register_state_dict_post_hook(drop_place)
+    model.register_load_state_dict_post_hook(miss_no_place)
+
+def drop_place(model, state, prefix, metadata):
+    "Leave the empty parameter out of a file."
+    state.pop(f"{prefix}place", None)
+
+def miss_no_place(model, keys):
+    "Do not ask a file for the empty parameter."
+    keys.missing_keys[:] = [k for k in keys.missing_keys if k.split(".")[-1] != "place"]
 
 def is_product(name:str)->bool:
     "Whether an operation is one of the two products of an attention."
@@ -195,7 +218,24 @@ def wake(
         else: part.wake(clock, keys)
     hooks = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
     model.packed = Packed(Policy.from_dict(spec["policy"]), spec, clock, keys, hooks)
+    for name in UNCHANGEABLE: setattr(model, name, partial(refused, name))
+    if spec["corrected"]: model._apply = partial(apply_but_fits, model)
     return model.requires_grad_(False).to(memory_format=torch.channels_last)
+
+UNCHANGEABLE = dict.fromkeys(("load_lora_adapter", "add_adapter"), "fuse the LoRA into the original and compress that")
+UNCHANGEABLE |= {"fuse_qkv_projections": "compress it as it is"}
+
+def refused(name, *args, **kwargs):
+    "Stands in for a method that changes the layers of a model."
+    hint = f"the layers of a compressed model are integers, and cannot be changed; {UNCHANGEABLE[name]}"
+    raise TmpqError(f"{name}: {hint}")
+
+def apply_but_fits(model, fn, recurse=True):
+    "Cast and move a model, but let the corrections of its output stay in float32."
+    fits = model._buffers.pop("output_fits")
+    type(model)._apply(model, fn, recurse)
+    model.register_buffer("output_fits", fits.to(model.place.device))
+    return model
 
 # %% ../../nbs/08_deployment/00_packed.ipynb #cell-010
 @dataclass
@@ -213,6 +253,7 @@ class Packed:
         "Whether it treats all timesteps alike."
         return not (self.spec["timed"] or self.spec["corrected"] or len(self.policy.tables) > 1)
 
+@not_compiled
 def before(model, args, kwargs):
     "Set the clock and the bits of the time, and lay the input out as convolutions like it."
     state, name = model.packed, architecture_of(model).sample
@@ -221,6 +262,8 @@ def before(model, args, kwargs):
     x, t = given[name], torch.as_tensor(given["timestep"])
     require(not (x.requires_grad and torch.is_grad_enabled()), name,
             "wants a gradient, and a packed model has none; detach it")
+    require(given.get("skip_layers") is None, "skip_guidance_layers",
+            "is computed from a number of steps, and this model has a list of its own; leave it out")
     first = state.spec["first"]
     last = first + state.spec["num_train"] - 1
     require(state.timeless or (t.min() > first - 1 and t.max() <= last), "timestep",
@@ -241,6 +284,7 @@ def set_table_of_time(model):
         else: part.set(table, host_of(path))
     state.table = table
 
+@not_compiled
 def after(model, args, out):
     "Correct the output, but not a variance that the model may have learned."
     state = model.packed
@@ -299,6 +343,7 @@ def packed(
     require(not any(getattr(site, "known", None) for site in net.sites.values()), "supernet",
             "looks its temporal features up; call use_cache(net) first, and the block itself is packed")
     spec = spec_of(net, policy)
+    check_structure(net.denoiser.model)      # nothing was fused into it since it was opened
     model = make_places(copy.deepcopy(net.denoiser.model) if model is None else model, spec)
     for op in net.ops:
         pairs = pairs_of(policy, op.name)
@@ -318,6 +363,9 @@ class PackedDenoiser(Denoiser):
     ):
         require(hasattr(model, "packed"), f"model: {type(model).__name__}",
                 "is not compressed; take it from load_compressed, or from packed(net, policy)")
+        sampler = sampler_for(model) or sampler_name(scheduler)
+        require(sampler_name(scheduler) == sampler, f"scheduler: {type(scheduler).__name__}",
+                f"is not what the model was compressed for; take {sampler}")
         self.model, self.scheduler, self.calls = model, scheduler, 0
         self.shape = tuple(model.packed.spec["shape"])
         self.conditions, self.guidance, self.decoder = conditions or default_conditions(model), guidance, decoder
@@ -330,3 +378,45 @@ class PackedDenoiser(Denoiser):
         return Denoiser(type(self.model).from_config(config), self.scheduler)
 
     ops = property(lambda self: self.plain.ops)
+
+# %% ../../nbs/08_deployment/00_packed.ipynb #032ddff5
+def made_for(
+    model:nn.Module,   # packed
+    sampler:str,       # name
+)->nn.Module:          # the same
+    "Keep the sampler of a packed model, which its policy need not name."
+    model.packed.spec = model.packed.spec | dict(sampler=sampler)
+    return model
+
+def sampler_for(network)->str:
+    "The sampler that a network was compressed for; '' if it is not compressed, or goes with any."
+    made = getattr(network, "packed", network)
+    if not isinstance(getattr(made, "policy", None), Policy): return ""
+    return made.spec.get("sampler") or made.policy.sampler
+
+def check_parts(pipe, network, scheduler):
+    "Raises `TmpqError` if a network was compressed for another scheduler, or for another kind of pipeline."
+    sampler = sampler_for(network)
+    if not sampler: return
+    policy = getattr(network, "packed", network).policy
+    listed = tuple(scheduler.config.get("custom_timesteps") or ()) == tuple(policy.timesteps)
+    fits = isinstance(scheduler, AnyList) and sampler_name(scheduler) == sampler and listed
+    require(fits, f"scheduler: {type(scheduler).__name__}", f"is not what the network was compressed for: "
+            f"{sampler} on {len(policy)} timesteps of its own; take the scheduler of its folder")
+    known = [*ENCODERS, *WITHOUT_TEXT]
+    require(any(c.__name__ in known for c in type(pipe).__mro__), f"pipeline: {type(pipe).__name__}",
+            f"is not understood, and may count steps that a compressed network has not; take {', '.join(known)}")
+
+stock_setattr = DiffusionPipeline.__setattr__
+
+@wraps(stock_setattr)
+def set_part(self, name, value):
+    "Set a part of a pipeline, or anything else. Raises `TmpqError` for parts that do not go together."
+    if name in ("unet", "transformer", "scheduler"):
+        parts = vars(self) | {name: value}
+        # a compiled network has no truth value
+        network = parts["unet"] if parts.get("unet") is not None else parts.get("transformer")
+        if network is not None and parts.get("scheduler") is not None: check_parts(self, network, parts["scheduler"])
+    stock_setattr(self, name, value)
+
+DiffusionPipeline.__setattr__ = set_part

@@ -8,8 +8,10 @@ __all__ = ['TmpqConfig', 'TmpqQuantizer']
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-002
 import copy, dataclasses, inspect, os
 from enum import Enum
+from functools import partial
 import diffusers, torch
 from torch import nn
+from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers import auto
 from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
@@ -18,10 +20,10 @@ from ..policy import FP, MOST_TIMESTEPS, Policy
 from ..core.errors import TmpqError, require
 from ..core.fields import FLAG, TEXT, anything, integer, list_of, map_of, object_of
 from ..models.denoiser import Denoiser
-from ..sampling.schedulers import alphas, even_timesteps
+from ..sampling.schedulers import SAMPLERS, alphas, even_timesteps
 from ..quantization.supernet import Supernet
 from ..quantization.layers import QuantLayer
-from .packed import PackedWeight, host_of, make_places, packed, packed_parts, wake
+from .packed import UNCHANGEABLE, PackedWeight, host_of, make_places, packed, packed_parts, wake
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-005
 class Method(str, Enum):
@@ -117,6 +119,8 @@ def check_schedule(spec:dict, where)->Policy:
     fall = all(a > b for a, b in zip(starts, starts[1:])) and starts[-1] == 0 and starts[0] < spec["num_train"]
     require(len(starts) == len(policy) and fall, f"{where}: starts",
             "must fall to 0, with one for each step of the policy; export again")
+    require(spec.get("sampler", "") in ("", *SAMPLERS), f"{where}: sampler",
+            f"{spec.get('sampler')!r} is unknown; export again, or install the tmpq_dm that wrote it")
     return policy
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-009
@@ -184,8 +188,12 @@ def mark(
     unquantized = sum(p.numel() for p in model.parameters())
     layers = [m.plain[0] for m in model.modules() if isinstance(m, PackedWeight)]
     quantized = sum(p.numel() for layer in layers for p in layer.parameters())
-    model.num_parameters = lambda *args, **kwargs: unquantized + quantized
+    model.num_parameters = partial(known, unquantized + quantized)
     return model
+
+def known(number, *args, **kwargs):
+    "A number, whatever else is asked. Unlike a lambda it can be pickled."
+    return number
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-012
 def checked(
@@ -242,9 +250,10 @@ def pack_in_place(
 def layer_of(
     part:PackedWeight, # with one setting
 )->nn.Module:
-    "The convolution or linear layer with the decoded weights."
+    "The convolution or linear layer with the decoded weights. One that has no bias gets none: no file could hold it."
     (w, a), = part.pairs
-    layer, bias = copy.deepcopy(part.plain[0]), part.bias(w, a)
+    layer = copy.deepcopy(part.plain[0])
+    bias = None if layer.bias is None else part.bias(w, a)
     layer.weight = nn.Parameter(part.weight(w, a).clone(), requires_grad=False)
     layer.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=False)
     return layer
@@ -262,6 +271,8 @@ def unpacked(
             del host.products, host.forward
     for hook in model.packed.hooks: hook.remove()
     model._buffers.pop("output_fits", None)
-    for name in ("packed", "num_parameters"): model.__dict__.pop(name, None)
-    model.register_to_config(quantization_config=None)
+    own = "packed", "num_parameters", "quantization_method", "_apply", *UNCHANGEABLE
+    for name in own: model.__dict__.pop(name, None)
+    del model.place
+    model._internal_dict = FrozenDict({k: v for k, v in model.config.items() if k != "quantization_config"})
     return model

@@ -78,6 +78,11 @@ def refuse_unless(
         require(value in values, f"model: {name}", f"{value!r} is not understood; this library knows {known}")
 
 # %% ../../nbs/03_models/00_architecture.ipynb #cell-010
+def size_of(c)->tuple:    # (H, W)
+    "Height and width of a sample; a configuration has one number for a square."
+    size = c["sample_size"]
+    return (size, size) if isinstance(size, int) else tuple(size)
+
 def unet_inputs(c):
     "UNet2DModel: a class, if it has any."
     refuse_unless(c, class_embed_type=(None,))
@@ -92,7 +97,7 @@ def unet_text_inputs(c, tokens=77):
     inputs = dict(encoder_hidden_states=Input((tokens, width)))
     if c.get("addition_embed_type"):
         summary = c["projection_class_embeddings_input_dim"] - 6 * c["addition_time_embed_dim"]
-        sizes = Input((6,), fill=8 * c["sample_size"])
+        sizes = Input((6,), fill=8 * size_of(c)[0])
         inputs["added_cond_kwargs"] = dict(text_embeds=Input((summary,)), time_ids=sizes)
     return inputs
 
@@ -105,9 +110,9 @@ def pixart_inputs(c, tokens=120):
     "PixArt: a text with its mask, and for large images their size and shape."
     width = c.get("caption_channels") or c["cross_attention_dim"]
     sized = c.get("use_additional_conditions")
-    if sized is None: sized = c["sample_size"] == 128
+    if sized is None: sized = c["sample_size"] in (128, [128, 128], (128, 128))
     sizes = dict(resolution=None, aspect_ratio=None)
-    if sized: sizes = dict(resolution=Input((2,), fill=8 * c["sample_size"]), aspect_ratio=Input((1,), fill=1))
+    if sized: sizes = dict(resolution=Input((2,), fill=8 * size_of(c)[0]), aspect_ratio=Input((1,), fill=1))
     return dict(encoder_hidden_states=Input((tokens, width)), encoder_attention_mask=Input((tokens,), fill=1),
                 added_cond_kwargs=sizes)
 
@@ -158,18 +163,32 @@ def example_of(
     condition = mapped(lambda i: i.example(n, p.device, generator), inputs_of(model))
     return moved(condition, p.dtype)
 
+def check_structure(
+    model:nn.Module,
+):
+    "Raise `TmpqError` unless a model of diffusers has the tensors that its configuration says; others do not load."
+    where, has = f"model: {type(model).__name__}", {k: v.shape for k, v in model.state_dict().items()}
+    absent = [k for k, v in model.state_dict().items() if v.is_meta]
+    require(len(absent) in (0, len(has)), where, f"was loaded without {', '.join(absent[:3])}; save it again")
+    if not hasattr(model, "save_pretrained") or not hasattr(type(model), "from_config"): return
+    config = {k: v for k, v in model.config.items() if k != "quantization_config"}
+    with torch.device("meta"): wanted = {k: v.shape for k, v in type(model).from_config(config).state_dict().items()}
+    other = sorted(k for k in has.keys() | wanted.keys() if has.get(k) != wanted.get(k))
+    require(not other, where, f"differs from its configuration in {', '.join(other[:3])}; take a LoRA in with "
+            "fuse_lora() and unload_lora_weights(), and other adapters and fused projections off")
+
 def sample_shape(
     model:nn.Module,
 )->tuple: # (C, H, W)
     "The shape of one sample, from a diffusers configuration. Raises `TmpqError` without one or if channels do not fit."
     c, where = getattr(model, "config", None) or {}, f"model: {type(model).__name__}"
-    require("sample_size" in c, where, "has no sample_size in its configuration; give Denoiser(model, shape=(C, H, W))")
-    channels, size = c["in_channels"], c["sample_size"]
+    hint = "has no sample_size in its configuration; give Denoiser(model, shape=(C, H, W))"
+    require(c.get("sample_size"), where, hint)
+    channels = c["in_channels"]
     out = c.get("out_channels") or channels
     require(out in (channels, 2 * channels), where,
             f"takes {channels} channels and returns {out}; it must return as many, or twice as many with a variance")
-    height, width = (size, size) if isinstance(size, int) else size
-    return channels, height, width
+    return channels, *size_of(c)
 
 def default_conditions(
     model:nn.Module,

@@ -57,6 +57,10 @@ UNKNOWN_PRODUCTS = {
     Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm, Tensor.mv, Tensor.baddbmm, Tensor.addmm, F.bilinear,
     torch.conv1d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
 
+def is_unknown_product(func, args)->bool:
+    "Whether a function multiplies tensors in a way that cannot be quantized; einsum of one tensor only moves it."
+    return func in UNKNOWN_PRODUCTS and len(list(each_tensor(args))) > 1
+
 SAME = {Tensor.contiguous, Tensor.to}     # what they return holds the same values
 
 IMAGE, TIME, CONDITION = 1, 2, 4
@@ -106,8 +110,7 @@ class Watch(TorchFunctionMode):
         out = func(*args, **kwargs)
         if func in (F.conv2d, torch.conv2d, F.linear): self.weighted(func, args, out)
         elif func is F.scaled_dot_product_attention: self.attention(*args, **kwargs)
-        elif func in UNKNOWN_PRODUCTS:
-            if len(list(each_tensor(args))) > 1: self.refuse(func)      # einsum of one tensor only moves it
+        elif is_unknown_product(func, args): self.refuse(func)
         elif func is torch.cat: self.concatenated(out, *args, **kwargs)
         elif func in SAME and args[0] in self.joined: self.joined[out] = self.joined[args[0]]
         changed = args[0] if func is Tensor.__setitem__ else out

@@ -289,7 +289,9 @@ def paired_sums(y, z)->Tensor:   # (5, C)
 def set_slope(net, name, side, found, uncorrected):
     "Store what the sums show. The slope multiplies the mean, too; where that was right already, it must stay."
     n, y, z, yy, yz = found
-    gain = ((yy - y*y/n).sum() / (yz - y*z/n).sum().clamp(min=1e-12)).clamp(0.5, 2)
+    varies, together = (yy - y*y/n).sum(), (yz - y*z/n).sum()
+    # relative to the output's size, however small; an output that does not vary has no slope
+    gain = (varies / together).clamp(0.5, 2) if together > 1e-12 * yy.sum() else 1.0
     bias = net.sites[name].source.full_bias
     if bias is None: bias = 0
     net.gains[name][side] = gain
@@ -343,11 +345,13 @@ def is_finished(net, s:CalibrationSettings, folder:Path)->bool:
     path = folder/"supernet.json"
     if not path.exists(): return False
     info = read_sealed(path, "remove the folder and calibrate again")
-    there = info | (info.get("settings") or {}) | (info.get("data") or {})
+    check_version(info, SUPERNET_VERSION, str(path), "a supernet")
+    there = dict(info)
+    for part in ("settings", "data"): there |= info[part] if isinstance(info.get(part), dict) else {}
     for k, value in json.loads(json.dumps(identity(net) | asdict(s) | net.data)).items():
         require(there.get(k) == value, str(path), f"is another calibration, with {k} {brief(there.get(k))}, not "
                 f"{brief(value)}; choose another --out, or remove it")
-    read_tensors(net, folder/"supernet.safetensors", info["sha256"])
+    read_tensors(net, folder/"supernet.safetensors", info.get("sha256"), net.quantized)
     return True
 
 def calibrate_blocks(net, s:CalibrationSettings, folder:Path, progress:bool)->CalibrationSettings:

@@ -283,7 +283,8 @@ def reconstruct(
     iterations:int, rng:random.Random, near:float, batch_size:int=32,
 )->float:                      # relative error of the output, mean of the last tenth
     "Learn rounding and step sizes of a block over random precisions, and keep the result in `net`."
-    variance, parts = block.target.var().clamp(min=1e-12), level_rows(net, len(block.t))
+    variance, parts = block.target.var(), level_rows(net, len(block.t))
+    if not variance > 0: variance = 1.0      # of an output that does not vary
     def error_at(level):
         part = range(len(block.t))[parts[level]]
         rows = torch.tensor(rng.sample(part, min(batch_size, len(part))))

@@ -9,6 +9,7 @@ __all__ = ['SAMPLERS', 'ORDERS', 'uniform_timesteps', 'SubsetDDIMScheduler', 'Su
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-002
 import copy, inspect, os
+from contextlib import contextmanager
 import torch
 from torch import Tensor
 from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler,
@@ -18,7 +19,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from tmpq_dm.core.folders import check_above
-from tmpq_dm.core.errors import require
+from tmpq_dm.core.errors import TmpqError, require
 
 log = logging.get_logger(__name__)
 
@@ -40,6 +41,16 @@ PIPELINE_STEPS = (1000, 50, 28, 20)      # numbers of steps that diffusers' pipe
 def number(t):
     "A timestep as a number of Python."
     return t.item() if hasattr(t, "item") else t
+
+@contextmanager
+def in_one_line(where):
+    "Turns what a scheduler raises into a `TmpqError`."
+    try: yield
+    except (ArithmeticError, AttributeError, ImportError, IndexError, NotImplementedError, RuntimeError, TypeError,
+            ValueError) as e:
+        reason = " ".join(str(e).split())[:160]
+        raise TmpqError(f"{where}: cannot take a list of timesteps as it is configured ({reason}); "
+                        "set its options back to their defaults, or choose another sampler") from e
 
 class AnyList:
     "A scheduler of diffusers on a list of timesteps, from its configuration or from `set_timesteps`."
@@ -88,7 +99,8 @@ class AnyList:
         if ts is None: return super().set_timesteps(num_inference_steps, device=device, **kwargs)
         ts = self.legal(ts)
         if timesteps is None: self.warn_of_another_number(num_inference_steps, len(ts))
-        self.take(ts, device)
+        with in_one_line(f"scheduler: {type(self).__name__}"): self.take(ts, device)
+        self.check_taken(ts)
 
     def warn_of_another_number(self, wanted, length):
         "Warn whoever chose a number of steps that the list in the configuration has another length."
@@ -99,6 +111,23 @@ class AnyList:
     def take(self, ts, device):
         "Make a list that was checked the one to come."
         super().set_timesteps(timesteps=ts, device=device)
+
+    def check_taken(self, ts):
+        "Raises `TmpqError` unless what will run is what was asked for, with the noise that belongs to it."
+        runs = list(dict.fromkeys(self.timesteps.tolist()))      # Heun names its timesteps twice
+        same = len(runs) == len(ts) and all(abs(a - b) < 1e-3 for a, b in zip(runs, ts))
+        hint = "an option of its configuration overrides the list; set it back to its default"
+        require(same, f"scheduler: {type(self).__name__}", f"runs {runs[:4]} instead of {ts[:4]}: {hint}")
+        if not hasattr(self, "sigmas"): return
+        noise, expected = self.sigmas[:-1].cpu(), self.noise_at(self.timesteps.cpu())
+        fits = noise.shape == expected.shape and torch.allclose(noise, expected, rtol=1e-3)
+        require(fits, f"scheduler: {type(self).__name__}", f"has other noise than that of its timesteps: {hint}")
+
+    def noise_at(self, t)->Tensor:
+        "The noise of timesteps, relative to the signal; between whole ones as diffusers interpolates it."
+        sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+        low = t.floor().long().clamp(0, len(sigmas) - 1)
+        return torch.lerp(sigmas[low], sigmas[(low + 1).clamp(max=len(sigmas) - 1)], (t - low).float())
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-010
 def estimate(
@@ -362,6 +391,8 @@ class SubsetFlowMatchEulerDiscreteScheduler(AnyList, FlowMatchEulerDiscreteSched
         self.num_inference_steps = len(ts)
         self._step_index = self._begin_index = None
 
+    def noise_at(self, t): return t / self.config.num_train_timesteps
+
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #37095243
 SAMPLERS = {"ddim": SubsetDDIMScheduler, "ddpm": SubsetDDPMScheduler,
             "dpm++": SubsetDPMSolverMultistepScheduler, "dpm++3": SubsetDPMSolverMultistepScheduler,
@@ -373,6 +404,17 @@ ORDERS = {"dpm++": 2, "dpm++3": 3, "dpm++1s": 2}      # of the solver
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-024
 # ways to space a list that nobody gave
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+
+# options on which the timesteps or the noise of a list depend, and what is understood of each
+UNDERSTOOD = dict(thresholding=(False,), use_dynamic_shifting=(False,), use_flow_sigmas=(False,),
+                  invert_sigmas=(False,), interpolation_type=("linear",), timestep_type=("discrete",),
+                  prediction_type=("epsilon", "sample", "v_prediction"))
+HINTS = dict(use_dynamic_shifting="set it to False, and shift to a number", use_flow_sigmas=
+             "give the pipeline its FlowMatchEulerDiscreteScheduler, and take the sampler flow")
+
+# options of other schedulers that steer their way of solving, and leave the model's noise as it is
+FOREIGN = {"skip_prk_steps", "disable_corrector", "predict_x0", "solver_p", "predictor_order", "corrector_order",
+           "tau_func", "original_inference_steps", "timestep_scaling", "snr_shift_scale"}
 
 def sampler_name(scheduler)->str:
     "What we call a scheduler; '' if it is none of ours."
@@ -390,10 +432,21 @@ def check_scheduler(scheduler, name):
     require(name in (None, *SAMPLERS), "sampler", f"{name!r} is unknown; choose one of {others}")
     hint = f"cannot take a list of timesteps; choose a sampler that can: {others}"
     require(name or kind, f"scheduler: {stock}", hint)
-    hint = "is not supported; set it to False in the scheduler's configuration"
-    require(not c.get("thresholding"), "scheduler: thresholding", hint)
-    hint = "makes the noise depend on the image's size, which is not supported; set it to False and shift to a number"
-    require(not c.get("use_dynamic_shifting"), "scheduler: use_dynamic_shifting", hint)
+    for field, values in UNDERSTOOD.items():
+        hint = HINTS.get(field, f"this library knows {', '.join(map(repr, values))}")
+        require(c.get(field) in (None, *values), f"scheduler: {field}", f"{c.get(field)!r} is not understood; {hint}")
+    drawn = name == "ddpm" and str(c.get("variance_type")).startswith("learned")
+    require(not drawn, "scheduler: variance_type",
+            "is learned, and a quantized network has no variance; choose another sampler than ddpm")
+    for field in unknown_options(scheduler):
+        raise TmpqError(f"scheduler: {field}: {c.get(field)!r} is not understood; set it back to its default")
+
+def unknown_options(scheduler)->list:
+    "Options of a scheduler that nothing here knows of, and that are not at their default."
+    ours = [inspect.signature(cls.__init__).parameters for cls in SAMPLERS.values()]
+    known, own = FOREIGN.union(*ours), inspect.signature(type(scheduler).__init__).parameters
+    return [k for k, p in own.items() if k not in known and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            and scheduler.config.get(k, p.default) != p.default]
 
 def check_match(name, kind, stock):
     "Raises `TmpqError` if only one of sampler and model is of flow matching."
@@ -420,7 +473,9 @@ def sampler_of(
     if "clip_sample" in fields and "clip_sample" not in scheduler.config: defaults["clip_sample"] = False
     # as the stock decides, with a warning, for most lists
     if name == "dpm++1s": defaults["lower_order_final"] = True
-    return with_noise_of(scheduler, cls, defaults | changes)
+    ours = with_noise_of(scheduler, cls, defaults | changes)
+    rehearse(ours, type(scheduler).__name__)
+    return ours
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #40054d9b
 def with_noise_of(scheduler, cls, changes):
@@ -428,14 +483,27 @@ def with_noise_of(scheduler, cls, changes):
     # also what is the stock's default: another class has others
     known = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
     if "eta" not in inspect.signature(cls.__init__).parameters: known.pop("eta", None)
-    try:
-        ours = cls.from_config(known, **changes)
-    except NotImplementedError:      # a beta schedule that this class does not know by its name
-        ours = cls.from_config(known, trained_betas=scheduler.betas.tolist(), **changes)
+    where = f"scheduler: {type(scheduler).__name__}"
+    with in_one_line(where):
+        try: ours = cls.from_config(known, **changes)
+        except NotImplementedError:      # a beta schedule that this class does not know by its name
+            require(hasattr(scheduler, "betas"), where, f"has no betas, which {cls.__name__} needs; choose another")
+            ours = cls.from_config(known, trained_betas=scheduler.betas.tolist(), **changes)
     same = torch.allclose(alphas(ours), alphas(scheduler), rtol=1e-6)
     hint = f"has noise that {cls.__name__} cannot have; compress with another scheduler"
-    require(same, f"scheduler: {type(scheduler).__name__}", hint)
+    require(same, where, hint)
     return ours
+
+def rehearse(sampler, stock):
+    "Raises `TmpqError` unless a sampler takes a list of three, from the first timestep to the last, and its steps."
+    s, first, last = copy.copy(sampler), sampler.first, sampler.first + sampler.config.num_train_timesteps - 1
+    draws = "generator" in inspect.signature(s.step).parameters
+    more, x = dict(generator=torch.Generator()) if draws else {}, torch.ones(1, 3, 1, 1)
+    with in_one_line(f"scheduler: {stock}"):
+        s.set_timesteps(timesteps=sorted({first, (first + last) // 2, last}, reverse=True))
+        for t in s.timesteps: x = s.step(torch.zeros_like(x), t, x, **more).prev_sample
+    hint = f"draws no numbers with the options of {stock}; choose another sampler"
+    require(x.isfinite().all(), f"scheduler: {type(sampler).__name__}", hint)
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-026
 def alphas(

@@ -65,7 +65,8 @@ def check_out(
     folder,  # where a run is to be, or is
 ):
     "Raise `TmpqError` if `folder` holds something that is not a run."
-    other = strangers(folder, *BESIDE) and not (Path(folder)/"run.json").exists()
+    folder = Path(folder)
+    other = strangers(folder, *BESIDE) and not (folder/"run.json").exists()
     require(not other, str(folder), "holds something else; choose an empty or new --out")
     for p in folder.iterdir() if folder.exists() else ():
         inside = not p.is_symlink() or p.resolve().is_relative_to(folder.resolve())
