@@ -203,12 +203,14 @@ def round_block(
     net:QuantizedNetwork, block:Block,
 )->float:            # relative error of the output, mean over the precisions
     "Round the weights of a block for the outputs of their layers, at every precision."
-    moments, layers, seen = {}, {o.name: o for o in block.ops if not o.product}, {}
+    moments, scales, seen, layers = {}, {}, {}, {o.name: o for o in block.ops if not o.product}
     def keep(name, layer, args, kwargs, y): seen[name] = input_rows(net, name, args[0], y)
     release(net, block.ops + block.inner)
     for rows in in_batches(0, len(block.t), block.chunk or 32):
         with hooked(net.model, layers, after=keep): block.run(net, rows)
-        for name, x in seen.items(): moments[name] = moments.get(name, 0) + torch.einsum("npd,npe->pde", x, x)
+        for name, x in seen.items():
+            x = x / scales.setdefault(name, x.abs().max() or 1)     # their squares are numbers, too, and the scale is free
+            moments[name] = moments.get(name, 0) + torch.einsum("npd,npe->pde", x, x)
     for name, o in layers.items():
         groups = net.sites[name].run.keywords["groups"] if o.kind == "conv" else 1
         round_for_output(net.weights[name], moments[name], groups)
