@@ -606,7 +606,7 @@ OPTIONS = {     # that several commands have, or that need no more than this
                   f"many; fewer take less memory {DEFAULT}"),
     # calibration
     "num-samples": dict(type=count, default=256, help=f"calibration samples {DEFAULT}"),
-    "iterations": dict(type=natural, default=150, help=f"iterations for each block {DEFAULT}"),
+    "iterations": dict(type=natural, default=150, help=f"iterations for each layer that embeds time {DEFAULT}"),
     # what images are compared with
     "real": dict(metavar="PATH", help="real images: a folder, a data set of the hub such as cifar10:train, or "
                  "statistics (.npz, .safetensors); all but statistics in the bundled features take the weights of "

@@ -72,10 +72,12 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")    # line
 
 def parse_json(
     text:str,
-    where:str,     # the name that an error begins with
+    where:str,           # the name that an error begins with
+    infinity:bool=False, # whether it may hold infinity, as stock schedulers do; it is read as a word
 ):
     "The content of JSON. Raises `TmpqError` if it is none, or holds what no file of ours does."
-    try: found = json.loads(text, object_pairs_hook=once_each, parse_constant=refuse_constant)
+    def constant(name): return name if infinity and name != "NaN" else refuse_constant(name)
+    try: found = json.loads(text, object_pairs_hook=once_each, parse_constant=constant)
     except json.JSONDecodeError as e:
         raise TmpqError(f"{where}: not JSON (line {e.lineno}); make the file again") from None
     except RecursionError: raise TmpqError(f"{where}: is nested too deeply; make the file again") from None
@@ -113,10 +115,11 @@ def sound(v)->bool:
 
 # %% ../../nbs/00_core/01_files.ipynb #02ca18da
 def read_json(
-    path,  # file to read
+    path,                # file to read
+    infinity:bool=False, # see `parse_json`
 ):
     "The content of a JSON file. Raises `TmpqError` if it is missing or not JSON."
-    return parse_json(read_text(path), str(path))
+    return parse_json(read_text(path), str(path), infinity)
 
 # %% ../../nbs/00_core/01_files.ipynb #cell-009
 def write_json(

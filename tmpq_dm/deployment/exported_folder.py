@@ -265,7 +265,7 @@ def config_value(v, where:str, more:str=""):
     most = MOST_LAYERS if "layers" in where.rpartition(": ")[2] else WIDEST
     if isinstance(v, (int, float)) and not isinstance(v, bool): finite(-WIDEST, most)(v, where)
 
-def check_parts(folder:Path):
+def check_classes(folder:Path):
     "Raise `TmpqError` unless a folder names only classes of the list, of a size that its files can fill."
     where = f"{folder}/model_index.json"
     index = read_json(where)
@@ -273,7 +273,8 @@ def check_parts(folder:Path):
     one_of(*PIPELINES)(index.get("_class_name"), f"{where}: _class_name")
     own = {k: v for k, v in index.items() if not k.startswith("_")}
     map_of(index_value, key=PART_NAME)(own, where)
-    SCHEDULER(read_json(folder/"scheduler/scheduler_config.json"), f"{folder}/scheduler/scheduler_config.json")
+    scheduler = folder/"scheduler/scheduler_config.json"
+    SCHEDULER(read_json(scheduler, infinity=True), str(scheduler))
     for path in sorted(folder.glob("*/config.json")):
         config = read_json(path)
         require(isinstance(config, dict), str(path), "must be an object; export again")
@@ -305,7 +306,7 @@ def load_compressed(
 )->DDPMPipeline:   # or another diffusers pipeline
     "The compressed model as a diffusers pipeline. Raises `TmpqError` naming a file that is missing or changed."
     require(not (Path(folder)/"integers.json").is_file(), str(folder), "holds graphs of integers; take load_openvino")
-    check_parts(check_folder(folder))
+    check_classes(check_folder(folder))
     settings = dict(local_files_only=True, use_safetensors=True, dtype=dtype or torch.float32)
     try: pipe = DiffusionPipeline.from_pretrained(str(folder), **settings)
     except TmpqError: raise

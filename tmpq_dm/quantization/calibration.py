@@ -58,7 +58,8 @@ def times_field(v, where:str, more:str=""):
 AT_LEAST_ONE = integer(1, MOST_OF_A_COUNT)
 SETTINGS = object_of(dict(
     num_samples=AT_LEAST_ONE, iterations=integer(0, MOST_OF_A_COUNT), seed=integer(-2**63, 2**63), near=finite(0, 1),
-    rounding=one_of("gptq", "learned"), unbias=FLAG, adapt=FLAG, tiar=FLAG, fsc=one_of("none", "block", "all"), repair=FLAG, times=times_field,
+    rounding=one_of("gptq", "learned"), unbias=FLAG, adapt=FLAG, tiar=FLAG, fsc=one_of("none", "block", "all"),
+    repair=FLAG, times=times_field,
     batch_size=AT_LEAST_ONE, alone=or_null(map_of(PAIR_OF_BITS))))
 
 # %% ../../nbs/06_quantization/08_calibration.ipynb #cell-038

@@ -209,7 +209,7 @@ def round_block(
     for rows in in_batches(0, len(block.t), block.chunk or 32):
         with hooked(net.model, layers, after=keep): block.run(net, rows)
         for name, x in seen.items():
-            x = x / scales.setdefault(name, x.abs().max() or 1)     # their squares are numbers, too, and the scale is free
+            x = x / scales.setdefault(name, x.abs().max() or 1)     # so that its squares are numbers; any scale will do
             moments[name] = moments.get(name, 0) + torch.einsum("npd,npe->pde", x, x)
     for name, o in layers.items():
         groups = net.sites[name].run.keywords["groups"] if o.kind == "conv" else 1

@@ -68,8 +68,8 @@ def number_of_parts(d:int)->int:
 
 def damped(H:Tensor)->Tensor:   # (d, d)
     "Moments with a little more power in every input; the identity where there is none."
-    power = H.diagonal().mean()
-    return H + (DAMPING * power if power > 0 else 1) * torch.eye(len(H), device=H.device)
+    extra = DAMPING * H.diagonal().mean().item() or 1.0
+    return H + torch.diag_embed(torch.full_like(H.diagonal(), extra))
 
 # %% ../../nbs/06_quantization/05_rounding.ipynb #9fabda24
 MOST_VALUES = 2**26     # weights that are rounded together
@@ -88,8 +88,9 @@ def round_for_output(
 ):
     "Choose the rounding bits of every precision for what the layer computes."
     ratio = torch.stack([sets.ratio(b).flatten(1) for b in sets.bits])      # (precisions, outputs, inputs)
-    ends = torch.tensor([levels(b, signed=True) for b in sets.bits], device=ratio.device)
-    low, high = (torch.clamp(v, *ends.T[..., None, None]) for v in (ratio.floor(), ratio.floor() + 1))
+    def either(up):
+        return torch.stack([(r.floor() + up).clamp(*levels(b, signed=True)) for r, b in zip(ratio, sets.bits)])
+    low, high = either(0), either(1)
     def parts(v): return v.chunk(groups, 1) if groups > 1 else v.chunk(len(H), 2)
     found = [rounded(*(v.flatten(0, 1) for v in each), damped(h)).view(each[0].shape)
              for *each, h in zip(*map(parts, (ratio, low, high)), H)]

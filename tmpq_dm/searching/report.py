@@ -216,7 +216,7 @@ def comparison(summary:dict)->str:
             "BitOPs: one image, all steps, every operation.</p>")
     return "<h2>Comparison</h2>" + table_html(head, rows) + note
 
-PRICE = object_of(dict(name=TEXT, unit=MAYBE_TEXT))
+PRICE = object_of(dict(name=TEXT, unit=MAYBE_TEXT), others=True)
 SPACE = dict(model=anything, steps=list_of(integer(1), 2, 2), num_train_timesteps=integer(1),
              groups=list_of(anything), bits=list_of(integer(2, 8)), ops=list_of(anything), float_ops=list_of(anything))
 FITNESS = object_of(dict(name=TEXT, features=list_of(TEXT)), optional=("features",), others=True)

@@ -169,7 +169,7 @@ def conclude(
 )->Run:
     "Choose the best for each budget, and the front of rung 1; write them, and the best of common practice."
     check_found(ev)
-    choices = [choose(ev, budget) for budget in ev.budgets() if finite(ev.entries(ev.rung()))]
+    choices = [choose(ev, budget) for budget in ev.budgets() if with_result(ev.entries(ev.rung()))]
     judged, names = ev.entries(min(1, ev.rung())), {g: str(p) for g, p in ev.practice.items()}
     fronts = [[found_of(ev.space, e, names) for e in front(entries)]
               for entries in (judged, [e for e in judged if tuple(e["genome"]) in names])]
@@ -182,7 +182,7 @@ def conclude(
 def choose(ev:Evaluator, budget:float)->Choice:
     "The best on the highest rung that something within the budget, which must count now, has reached."
     rung = ev.rung()
-    ranked = finite(ev.order[tuple(g), rung] for g in ev.best(len(ev.order), rung))
+    ranked = with_result(ev.order[tuple(g), rung] for g in ev.best(len(ev.order), rung))
     common = next((e for e in ranked if tuple(e["genome"]) in ev.practice), None)
     names = {g: str(p) for g, p in ev.practice.items()}
     return Choice(budget, found_of(ev.space, ranked[0], names), common and found_of(ev.space, common, names))
@@ -200,7 +200,7 @@ def budget_name(budget:float, price:dict)->str:
     "A budget as the name of a folder, such as 30.5-G-BitOPs."
     return re.sub("[^0-9A-Za-z.]+", "-", with_prefix(budget, price["unit"] or "BitOPs"))
 
-def finite(entries)->list:
+def with_result(entries)->list:
     "Those with a fitness that counts."
     return [e for e in entries if math.isfinite(fitness_of(e))]
 
@@ -210,9 +210,9 @@ def check_found(ev:Evaluator):
     require(ev.order, "search: max_nfe",
             f"{ev.max_nfe} evaluations of the network do not suffice for one policy{before}; "
             "allow more, or fewer images or steps")
-    require(finite(ev.order.values()), "search: fitness",
+    require(with_result(ev.order.values()), "search: fitness",
             f"is not finite for any of {len(ev.order)} evaluations; use more bits or steps, or another fitness")
-    require(finite(ev.entries(ev.rung())), "search: max_nfe",
+    require(with_result(ev.entries(ev.rung())), "search: max_nfe",
             f"{ev.max_nfe} evaluations of the network do not suffice for "
             "one policy within the budget; allow more, or fewer images or steps")
 
