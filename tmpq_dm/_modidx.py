@@ -275,6 +275,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'tmpq_dm/deployment/exported_folder.py'),
                                                     'tmpq_dm.deployment.exported_folder.check_part': ( '08_deployment/exported_folder.html#check_part',
                                                                                                        'tmpq_dm/deployment/exported_folder.py'),
+                                                    'tmpq_dm.deployment.exported_folder.check_scheduler': ( '08_deployment/exported_folder.html#check_scheduler',
+                                                                                                            'tmpq_dm/deployment/exported_folder.py'),
                                                     'tmpq_dm.deployment.exported_folder.check_size': ( '08_deployment/exported_folder.html#check_size',
                                                                                                        'tmpq_dm/deployment/exported_folder.py'),
                                                     'tmpq_dm.deployment.exported_folder.class_of': ( '08_deployment/exported_folder.html#class_of',

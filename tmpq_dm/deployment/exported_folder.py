@@ -265,6 +265,10 @@ def config_value(v, where:str, more:str=""):
     most = MOST_LAYERS if "layers" in where.rpartition(": ")[2] else WIDEST
     if isinstance(v, (int, float)) and not isinstance(v, bool): finite(-WIDEST, most)(v, where)
 
+def check_scheduler(path:Path):
+    "Raise `TmpqError` unless a file holds a scheduler's configuration; stock ones may hold infinity."
+    SCHEDULER(read_json(path, infinity=True), str(path))
+
 def check_classes(folder:Path):
     "Raise `TmpqError` unless a folder names only classes of the list, of a size that its files can fill."
     where = f"{folder}/model_index.json"
@@ -273,8 +277,7 @@ def check_classes(folder:Path):
     one_of(*PIPELINES)(index.get("_class_name"), f"{where}: _class_name")
     own = {k: v for k, v in index.items() if not k.startswith("_")}
     map_of(index_value, key=PART_NAME)(own, where)
-    scheduler = folder/"scheduler/scheduler_config.json"
-    SCHEDULER(read_json(scheduler, infinity=True), str(scheduler))
+    check_scheduler(folder/"scheduler/scheduler_config.json")
     for path in sorted(folder.glob("*/config.json")):
         config = read_json(path)
         require(isinstance(config, dict), str(path), "must be an object; export again")
