@@ -265,7 +265,7 @@ def config_value(v, where:str, more:str=""):
     most = MOST_LAYERS if "layers" in where.rpartition(": ")[2] else WIDEST
     if isinstance(v, (int, float)) and not isinstance(v, bool): finite(-WIDEST, most)(v, where)
 
-def check_scheduler(path:Path):
+def check_scheduler_file(path:Path):
     "Raise `TmpqError` unless a file holds a scheduler's configuration; stock ones may hold infinity."
     SCHEDULER(read_json(path, infinity=True), str(path))
 
@@ -277,7 +277,7 @@ def check_classes(folder:Path):
     one_of(*PIPELINES)(index.get("_class_name"), f"{where}: _class_name")
     own = {k: v for k, v in index.items() if not k.startswith("_")}
     map_of(index_value, key=PART_NAME)(own, where)
-    check_scheduler(folder/"scheduler/scheduler_config.json")
+    check_scheduler_file(folder/"scheduler/scheduler_config.json")
     for path in sorted(folder.glob("*/config.json")):
         config = read_json(path)
         require(isinstance(config, dict), str(path), "must be an object; export again")

@@ -31,7 +31,7 @@ from ..quantization.layers import FloatWeight, Products, Quantizer, QuantLayer, 
 from ..quantization.temporal import TemporalBlock
 from .packed import PackedDenoiser, PackedProducts, host_of, packed_parts
 from ..sampling.timekeys import keys_from
-from .exported_folder import (PART_NAME, PIPELINES, check_part, check_scheduler, class_of,
+from .exported_folder import (PART_NAME, PIPELINES, check_part, check_scheduler_file, class_of,
                                                 config_value, denoiser_of, home_of, pipeline_like)
 from .quantization_method import SCHEDULE, check_schedule
 
@@ -500,7 +500,7 @@ def read_integers(folder, runtime:str)->dict:
             f"must name a graph for each of {steps} steps; export again")
     if "scheduler" in spec["parts"]:
         file = folder/"scheduler/scheduler_config.json"
-        check_scheduler(file)
+        check_scheduler_file(file)
     return spec
 
 INTEGERS_JSON = object_of(SCHEDULE | {
