@@ -1582,6 +1582,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'tmpq_dm/quantization/reconstruction.py'),
                                                      'tmpq_dm.quantization.reconstruction.thinned': ( '06_quantization/reconstruction.html#thinned',
                                                                                                       'tmpq_dm/quantization/reconstruction.py'),
+                                                     'tmpq_dm.quantization.reconstruction.unfolded': ( '06_quantization/reconstruction.html#unfolded',
+                                                                                                       'tmpq_dm/quantization/reconstruction.py'),
                                                      'tmpq_dm.quantization.reconstruction.weight_shifts': ( '06_quantization/reconstruction.html#weight_shifts',
                                                                                                             'tmpq_dm/quantization/reconstruction.py')},
             'tmpq_dm.quantization.rounding': { 'tmpq_dm.quantization.rounding.damped': ( '06_quantization/rounding.html#damped',

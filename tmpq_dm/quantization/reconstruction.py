@@ -183,19 +183,34 @@ def find_ranges(
             grids.setdefault(key, []).append([observer(values[some].flatten(), b) for some in near])
     for key, by_bits in grids.items(): net.acts[key] = acts_of(net.bits, by_bits, net.keys)
 
+# %% ../../nbs/06_quantization/06_reconstruction.ipynb #cell-019
+def channel_means(y)->Tensor:   # (C,)
+    "The mean over all but the channels of a layer's output."
+    return y.mean((0, *range(2, y.dim()))) if y.dim() == 4 else y.flatten(0, -2).mean(0)
+
+def channel_axis(y)->int:
+    "Where the channels of a layer's output are."
+    return 1 if y.dim() == 4 else -1
+
 # %% ../../nbs/06_quantization/06_reconstruction.ipynb #36dd7182
 POSITIONS = 3000     # of a batch, whose inputs enter the moments of a layer
+
+def unfolded(x, kernel, stride, padding, dilation)->Tensor:   # (n, d, positions)
+    "The inputs of each position of a convolution; padding may be a word, as `Conv2d` has it."
+    if padding == "same":
+        wide = [d * (k - 1) for k, d in zip(reversed(kernel), reversed(dilation))]
+        x = F.pad(x, [side for w in wide for side in (w // 2, w - w // 2)])
+    return F.unfold(x, kernel, dilation, 0 if isinstance(padding, str) else padding, stride)
 
 def input_rows(net, name, x, y)->Tensor:   # (n, parts, d)
     "What the outputs of a layer are computed from: a row of inputs for each position, in parts."
     site, weight = net.sites[name], net.sites[name].source.full
     positions = y[0].numel() // y.shape[channel_axis(y)]
     x = x[::max(1, -(-len(x) * positions // POSITIONS))].float()
-    parts = number_of_parts(weight[0].numel())
-    if weight.dim() == 4:
-        how = dict(site.run.keywords)
-        parts *= how.pop("groups")
-        x = F.unfold(x, weight.shape[2:], **how).transpose(1, 2)
+    how = dict(site.run.keywords) if weight.dim() == 4 else dict(groups=1)
+    groups = how.pop("groups")
+    parts = groups if groups > 1 else number_of_parts(weight[0].numel())
+    if weight.dim() == 4: x = unfolded(x, weight.shape[2:], **how).transpose(1, 2)
     return x.flatten(0, -2).unflatten(1, (parts, -1))
 
 @torch.no_grad()
@@ -343,15 +358,6 @@ def release(net, ops):
     "Learning is over: back to floating point, until a policy is set."
     for op in ops: net.current[op.name] = None      # so that the next table replaces its quantizers
     set_table(net, {o.name: (FP, FP) for o in ops})
-
-# %% ../../nbs/06_quantization/06_reconstruction.ipynb #cell-019
-def channel_means(y)->Tensor:   # (C,)
-    "The mean over all but the channels of a layer's output."
-    return y.mean((0, *range(2, y.dim()))) if y.dim() == 4 else y.flatten(0, -2).mean(0)
-
-def channel_axis(y)->int:
-    "Where the channels of a layer's output are."
-    return 1 if y.dim() == 4 else -1
 
 # %% ../../nbs/06_quantization/06_reconstruction.ipynb #cell-020
 @torch.no_grad()
