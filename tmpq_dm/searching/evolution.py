@@ -372,18 +372,27 @@ def rounds(ev:Evaluator)->list:
     return [(rung, finalists(ev) * (1 if rung == len(ev.rungs) - 1 else 2)) for rung in range(2, len(ev.rungs))]
 
 @contextmanager
-def reserved(ev:Evaluator):
-    "Put NFE aside for fresh noise, if they suffice for two policies; running out of the others ends the block."
-    nfe = 0
-    if rounds(ev) and math.isfinite(ev.max_nfe):
-        least, most = (longest_or_shortest(ev, n) for n in ev.space.steps)
-        each = sum(number * ev.nfe_for(most, rung) for rung, number in rounds(ev))
-        nfe = min(each * (1 + len(ev.settings.smaller)), ev.max_nfe / 3)
-        if nfe < 2 * ev.nfe_for(least, rounds(ev)[0][0]): nfe = 0
+def kept(ev:Evaluator, nfe:float):
+    "Put NFE aside; running out of the others ends the block."
     ev.max_nfe -= nfe
     try: yield
     except OutOfNFE: pass
     finally: ev.max_nfe += nfe
+
+def reserved(ev:Evaluator):
+    "Put NFE aside for fresh noise, if they suffice for two policies of each budget."
+    if not rounds(ev) or not math.isfinite(ev.max_nfe): return kept(ev, 0)
+    least, most = (longest_or_shortest(ev, n) for n in ev.space.steps)
+    each = sum(number * ev.nfe_for(most, rung) for rung, number in rounds(ev))
+    budgets = 1 + len(ev.settings.smaller)
+    nfe = min(each * budgets, ev.max_nfe / 3)
+    return kept(ev, nfe if nfe >= 2 * budgets * ev.nfe_for(least, rounds(ev)[0][0]) else 0)
+
+def two_more(ev:Evaluator, rung:int)->float:
+    "NFE to judge two policies for each budget in the rounds after this one; 0 where that leaves this one less than two."
+    most = longest_or_shortest(ev, ev.space.steps[1])
+    later = sum(2 * ev.nfe_for(most, r) for r, _ in rounds(ev) if r > rung) * (1 + len(ev.settings.smaller))
+    return later if later + 2 * ev.nfe_for(most, rung) <= ev.max_nfe - ev.nfe < math.inf else 0
 
 def longest_or_shortest(ev:Evaluator, n:int):
     "A policy of so many steps, by a sampler with one evaluation each if there is one."
@@ -392,21 +401,24 @@ def longest_or_shortest(ev:Evaluator, n:int):
 
 def fresh_noise(ev:Evaluator, toolbox):
     """Judge the best of each budget on fresh noise, round by round: for each the best, and the best of common practice,
-    before more of either. Yields once if there is such noise."""
+    before more of either; until NFE do not suffice for these two of each. Yields once if there is such noise."""
     if not rounds(ev): return
     for rung, places in rounds(ev):
-        for few in (2, places):
-            for _ in ev.budgets():
-                with suppress(OutOfNFE): judge_anew(ev, toolbox, rung, few)
+        pairs = {g for _ in ev.budgets() for g in contestants(ev, toolbox, rung, 2)}
+        if sum(ev.nfe_for(ev.space.decode(g), rung) for g in pairs) > ev.max_nfe - ev.nfe: break
+        with kept(ev, two_more(ev, rung)):
+            for few in (2, places):
+                for _ in ev.budgets():
+                    genomes = contestants(ev, toolbox, rung, few)
+                    with suppress(OutOfNFE): list(toolbox.map(toolbox.evaluate, genomes, repeat(rung)))
     yield
 
-def judge_anew(ev:Evaluator, toolbox, rung:int, places:int):
-    "A round on fresh noise for one budget; a third of the places is for common practice."
+def contestants(ev:Evaluator, toolbox, rung:int, places:int)->list:
+    "The genomes for a round on fresh noise, for one budget; a third of the places is for common practice."
     ranked = [tuple(g) for g in toolbox.select(len(ev.order), rung - 1)]
     common = [g for g in ranked if g in ev.practice][:max(1, places // 3)]
     others = [g for g in ranked if g not in ev.practice][:places - len(common)]
-    mixed = [g for pair in zip(others, common) for g in pair] + others[len(common):] + common[len(others):]
-    list(toolbox.map(toolbox.evaluate, mixed, repeat(rung)))
+    return [g for pair in zip(others, common) for g in pair] + others[len(common):] + common[len(others):]
 
 # %% ../../nbs/07_searching/05_evolution.ipynb #8c7b7424
 def practice_only(
