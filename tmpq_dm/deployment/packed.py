@@ -22,7 +22,7 @@ from ..sampling.timekeys import Clock, TimeKeys, keys_from, position, starts_of
 from ..quantization.correction import correct
 from ..quantization.grid import Grid, levels, pack, unpack
 from ..quantization.layers import (FLOAT, ActSets, Products, Quantizer, QuantLayer, Scratch, Timed, ToIntegers,
-                                         integer_conv, not_compiled, within)
+                                         integer_layer, not_compiled, within)
 from ..quantization.supernet import Supernet
 from ..quantization.network import bias_at, gain_at, operands
 
@@ -121,7 +121,7 @@ class PackedWeight(InFloat32):
         self.now, layer.quantizers = pair, self.quantizers[pair[1]]
         if pair not in self.made:
             parts = None if FP in pair else (self.codes(pair[0]), self.scale(*pair), self.bias(*pair))
-            self.made[pair] = parts and integer_conv(layer, *parts)
+            self.made[pair] = parts and integer_layer(layer, *parts)
         self.integers = self.made[pair]
 
     def forward(self, scaled): return scaled(self.weight(*self.now)), self.bias(*self.now)

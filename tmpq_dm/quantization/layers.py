@@ -66,6 +66,7 @@ class Quantizer:
     shift = 0.0     # by how much its output exceeds the operand
 
     def __call__(self, x): return x
+    def now(self): return None     # the `ToIntegers` that does the same at the moment, if there is one
 
 FLOAT = Quantizer()
 
@@ -107,6 +108,8 @@ class ToIntegers(Quantizer):
         out = self.scratch and self.scratch.like(x)
         return torch.mul(x, self.inverse, out=out).round_().clamp_(self.lo, self.hi)
 
+    def now(self): return self
+
     def bytes(self, x):
         "The integers q as unsigned bytes. PyTorch makes signed ones many times faster, so these come first."
         top = 128 if self.hi - self.lo > 127 else 0
@@ -117,16 +120,19 @@ class ToIntegers(Quantizer):
 class Timed(Quantizer):
     "Quantizes and dequantizes on the grid of the current timestep."
     def __init__(self, acts:ActSets, b:int, clock:Clock):
-        i, (lo, hi) = acts.bits.index(b), levels(b, signed=False)
         self.acts, self.b, self.clock = acts, b, clock
-        self.scales, self.inverse = acts.scale[:, i].tolist(), (1 / acts.scale[:, i]).tolist()
-        self.ends = [(lo - zero, hi - zero) for zero in acts.zero[:, i].tolist()]
+        self.made = {}      # which of the K -> its `ToIntegers`
+
+    def now(self):
+        if self.clock.single is None: return None
+        k = self.acts.keys.nearest(self.clock.single)
+        if k not in self.made: self.made[k] = ToIntegers(self.acts.grid(self.b, k))
+        return self.made[k]
 
     def __call__(self, x):
-        if self.clock.single is None:
-            return self.acts.rows(self.b, self.clock.t, x.dim(), x.device)(x).to(x.dtype)
-        k = self.acts.keys.nearest(self.clock.single)
-        return (x * self.inverse[k]).round_().clamp_(*self.ends[k]).mul_(self.scales[k])
+        one = self.now()
+        if one: return one(x).mul_(one.factor)
+        return self.acts.rows(self.b, self.clock.t, x.dim(), x.device)(x).to(x.dtype)
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #755fd37a
 class FloatWeight:
@@ -141,7 +147,7 @@ class FloatWeight:
         weight:Tensor, bias,   # in which the quantizers' factors are already
     ):
         self.weight, self.bias = weight, bias
-        self.integers = None     # the same product as an `IntegerConv`, where there is one
+        self.integers = None     # the same product as an `IntegerLayer`, where there is one
 
     def __call__(self, scaled): return self.weight, self.bias
 
@@ -188,59 +194,83 @@ class QuantLayer(nn.Module):
         return self.run(self.quantized(x.float()), weight, bias).to(x)
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #c5d20e4f
-class IntegerConv:
-    "The convolution of a `QuantLayer` in bytes. It is not copied or pickled with the layer; the simulation remains."
+AS_FLOATS = 1.0, 0, torch.float32, "none", [], ""      # scale, zero point and type of the output; what follows: nothing
+
+class IntegerLayer:
+    "The product of a `QuantLayer` in bytes. It is not copied or pickled with the layer; the simulation remains."
     def __init__(self,
         layer:QuantLayer,   # with the quantizers of its input
-        codes:Tensor,       # (C_out, C_in, k, k) integers of the weight
+        codes:Tensor,       # (C_out, C_in, ...) integers of the weight
         scale:Tensor,       # (C_out,)
         bias:Tensor=None,   # (C_out,)
     ):
         self.quantizers, self.split = tuple(layer.quantizers.values()), layer.split
-        how = [list(layer.run.keywords[k]) for k in ("stride", "padding", "dilation")]
-        self.how = (*how, layer.run.keywords["groups"])
         self.scale, self.bias, self.zero = scale, bias, torch.zeros(len(codes), dtype=torch.int32)
-        parts = self.parts(codes.to(torch.int8))
-        pack = torch.ops.onednn.qconv_prepack
-        self.weights = [pack(part.contiguous(), scale, q.factor, round(-q.lo), *self.how)
-                        for part, q in zip(parts, self.quantizers)]
+        self.weights = self.pack(layer, [part.contiguous() for part in self.parts(codes.to(torch.int8))])
 
     def parts(self, x): return [x[:, :self.split], x[:, self.split:]] if self.split else [x]
 
     def serves(self, layer, x):
-        "Whether the layer's quantizers are still those of these integers, and nothing is learned."
-        same = all(a is b for a, b in zip(self.quantizers, layer.quantizers.values()))
+        "Whether the layer's quantizers are still those of these integers, one grid is enough, and nothing is learned."
+        same = all(a is b and b.now() for a, b in zip(self.quantizers, layer.quantizers.values()))
         return same and x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
 
     def __call__(self, x):
         found = self.part(x, 0) if not self.split else [self.part(each, i) for i, each in enumerate(self.parts(x))]
         return found[0].add_(found[1]) if self.split else found
 
+    def __reduce__(self): return type(None), ()
+
+class IntegerConv(IntegerLayer):
+    "A convolution in bytes."
+    def pack(self, layer, parts):
+        how = [list(layer.run.keywords[k]) for k in ("stride", "padding", "dilation")]
+        self.how = (*how, layer.run.keywords["groups"])
+        return [torch.ops.onednn.qconv_prepack(part, self.scale, q.factor, round(-q.lo), *self.how)
+                for part, q in zip(parts, self.quantizers)]
+
     def part(self, x, i):
         q, bias = self.quantizers[i], self.bias if i == 0 else None
         return torch.ops.onednn.qconv2d_pointwise(q.bytes(x), q.factor, round(-q.lo), self.weights[i], self.scale,
-                                                  self.zero, bias, *self.how, 1.0, 0, torch.float32, "none", [], "")
+                                                  self.zero, bias, *self.how, *AS_FLOATS)
 
-    def __reduce__(self): return type(None), ()
+class IntegerLinear(IntegerLayer):
+    "A linear layer in bytes; its input may have a grid for each timestep."
+    def pack(self, layer, parts):
+        self.ones = torch.ones_like(self.scale)
+        return [torch.ops.onednn.qlinear_prepack(part, None) for part in parts]
+
+    def part(self, x, i):
+        q = self.quantizers[i].now()
+        sums = torch.ops.onednn.qlinear_pointwise(q.bytes(x), 1.0, round(-q.lo), self.weights[i], self.ones, self.zero,
+                                                  None, *AS_FLOATS)
+        found = sums.mul_(self.scale * q.factor)     # oneDNN would multiply in an order that depends on the rows
+        return found if self.bias is None else found.add_(self.bias)
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #e7730c1b
-def integer_conv(
+def integer_layer(
     layer:QuantLayer,
-    codes:Tensor, scale:Tensor, bias:Tensor=None,   # see `IntegerConv`
-):                       # `IntegerConv`; None where bytes do not serve
+    codes:Tensor, scale:Tensor, bias:Tensor=None,   # see `IntegerLayer`
+):                       # `IntegerLayer`; None where bytes do not serve
     "A layer's product in bytes, if it has one and this machine is exact."
-    possible = codes.device.type == "cpu" and isinstance(layer.run, partial) and exact_bytes()
-    static = all(type(q) is ToIntegers for q in layer.quantizers.values())
-    padded = possible and isinstance(layer.run.keywords["padding"], tuple)
-    return IntegerConv(layer, codes, scale, bias) if padded and static else None
+    conv, kinds = layer.run is not F.linear, {type(q) for q in layer.quantizers.values()}
+    serves = kinds == {ToIntegers} and isinstance(layer.run.keywords["padding"], tuple) if conv else (
+        kinds <= {ToIntegers, Timed} and not layer.split)
+    if not serves or codes.device.type != "cpu" or not exact_bytes(): return None
+    return (IntegerConv if conv else IntegerLinear)(layer, codes, scale, bias)
 
 @cache
 def exact_bytes()->bool:
     "Whether this machine multiplies the largest bytes right."
-    layer, codes = QuantLayer(nn.Conv2d(64, 4, 3, padding=1)), torch.full((4, 64, 3, 3), 127.)
+    return all(largest_bytes(*each) for each in (
+        (IntegerConv, nn.Conv2d(64, 4, 3, padding=1), (2, 64, 5, 5)), (IntegerLinear, nn.Linear(576, 4), (3, 576))))
+
+def largest_bytes(kind, layer, shape):
+    "Whether a layer of the largest bytes is right."
+    layer, codes = QuantLayer(layer), torch.full(layer.weight.shape, 127.)
     layer.quantizers["x"] = ToIntegers(Grid(torch.tensor(1.), torch.tensor(3.), 0, 255))
-    x = torch.full((2, 64, 5, 5), 252.)
-    try: found = IntegerConv(layer, codes, torch.ones(4))(x)
+    x = torch.full(shape, 252.)
+    try: found = kind(layer, codes, torch.ones(4))(x)
     except (AttributeError, RuntimeError): return False
     return bool(torch.allclose(found, layer.run(x, codes, None), rtol=1e-6))
 

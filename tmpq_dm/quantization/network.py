@@ -20,7 +20,7 @@ from ..sampling.trajectories import Guided
 from .correction import correct
 from .grid import WeightSets
 from .layers import (FLOAT, Products, QuantLayer, Scratch, Timed, ToIntegers,
-                                         integer_conv, within)
+                                         integer_layer, within)
 
 # %% ../../nbs/06_quantization/04_network.ipynb #cell-017
 def with_quantizers(
@@ -118,7 +118,7 @@ def set_layer(
     site.source.set(torch.empty_like(full).copy_(site.scaled(weight)), bias)
     if bits[0] == FP: return
     sets = net.weights[op.name]
-    site.source.integers = integer_conv(site, sets.codes(bits[0]), (sets.s(bits[0]) * gain).flatten(), bias)
+    site.source.integers = integer_layer(site, sets.codes(bits[0]), (sets.s(bits[0]) * gain).flatten(), bias)
 
 def gain_at(net, op, bits)->float:
     "The factor that restores the slope lost to a quantized weight and a quantized activation."
