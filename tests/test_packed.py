@@ -75,6 +75,16 @@ def test_model_cpu_offload(pipe):
     assert same_images(pipe, network)
 
 
+def test_no_matter_who_else_is_in_the_batch(pipe):
+    def seeds(*some): return [torch.Generator().manual_seed(s) for s in some]
+    plain = isinstance(pipe, diffusers.DDPMPipeline)
+    one = {} if plain else dict(prompt="a red bicycle")
+    many = one | {"batch_size" if plain else "num_images_per_prompt": 5}
+    together = torch.as_tensor(pipe(**many, generator=seeds(*range(5)), output_type="np").images)
+    alone = torch.as_tensor(pipe(**one, generator=seeds(2), output_type="np").images)
+    assert torch.allclose(together[2:3], alone, atol=1e-6)       # an autoencoder stays in floating point
+
+
 def test_state_dict_round_trip(pipe):
     network = network_of(pipe)
     state = network.state_dict()

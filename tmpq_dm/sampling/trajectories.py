@@ -198,7 +198,7 @@ def sample(
     den,                  # a `Denoiser`, or anything called as den(x, t) with a `.scheduler`
     timesteps:tuple,      # descending
     start,                # (N, C, H, W) noise, or a `Start` with N rows
-    batch_size:int=32,    # images per call of the model; results are equal to the bit only at equal batch size
+    batch_size:int=32,    # images per call of the model
     progress:bool=False,  # show a bar over the batches
     decode:bool=True,     # make images of samples, where these are latents
 )->Tensor:                # (N, C, H, W) images in [-1, 1]; samples without decode
