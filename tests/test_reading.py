@@ -68,6 +68,13 @@ def as_bytes(x, rng)->bytes:
     if kind == 5: return b"{}"
     return text.encode()
 
+def sealed(x, rng):
+    "JSON with its checksum made again, nine times out of ten, where it can have one."
+    if not isinstance(x, dict) or rng.random() < 0.1: return x
+    content = {k: v for k, v in x.items() if k != "seal"}
+    try: return content | dict(seal=seal(content))
+    except ValueError: return x
+
 
 # ---- changes of tensors
 
@@ -247,10 +254,7 @@ def put_manifest(folder, rng, tmp):
         (folder/name).write_text(name)
     if rng.random() < 0.2: (folder/"link").symlink_to(rng.choice(["/etc/passwd", "a.txt", "..", "link", "/dev/zero"]))
     content = changed(manifest_of(folder), rng) if rng.random() < 0.8 else manifest_of(folder)
-    if isinstance(content, dict) and rng.random() < 0.9:
-        content.pop("seal", None)
-        try: content["seal"] = seal(content)
-        except ValueError: pass
+    content = sealed(content, rng)
     data = as_text(content).encode() if rng.random() < 0.9 else as_bytes(content, rng)
     (folder/MANIFEST).write_bytes(data)
     def read():
@@ -267,7 +271,8 @@ def put_run(folder, rng, tmp):
     (folder/"run.json").write_bytes(as_bytes(changed(run, rng) if which == 0 else run, random.Random(0)))
     lines = [json.dumps(changed(ENTRY, rng) if which == 1 else ENTRY) for _ in range(3)]
     (folder/"evaluations.jsonl").write_text("".join(f"{zlib.crc32(s.encode()):08x} {s}\n" for s in lines))
-    (folder/"sensitivity.json").write_bytes(as_bytes(changed([[0.1, 0.2], [0, 1]], rng) if which == 2 else [], rng))
+    found = dict(found=[[0.1, 0.2], [0, 1]])
+    (folder/"sensitivity.json").write_bytes(as_bytes(sealed(changed(found, rng) if which == 2 else found, rng), rng))
     def read():
         record = Record(settings, folder)
         record.file.close()
@@ -300,7 +305,8 @@ def put_supernet(folder, rng, tmp, name, tensors):
     if tensors: data = safetensors_bytes(changed_tensors(load(data), rng), rng)
     (folder/file).write_bytes(data)
     settings, info["sha256"] = info["settings"], hashlib.sha256(data).hexdigest()
-    (folder/f"{name}.json").write_bytes(json.dumps(info).encode() if tensors else as_bytes(changed(info, rng), rng))
+    info = sealed(info if tensors else changed(info, rng), rng)
+    (folder/f"{name}.json").write_bytes(json.dumps(info).encode() if tensors else as_bytes(info, rng))
     from tmpq_dm.quantization.calibration import pick_up
     from tmpq_dm.quantization.supernet import Supernet
     if name == "supernet": return lambda: Supernet.load(folder, model())
