@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/00_core/09_progress.ipynb #27b8693e
-import os, sys, time
+import logging, os, sys, time
 from tqdm import tqdm
 
 # %% ../../nbs/00_core/09_progress.ipynb #820bfed0
@@ -54,3 +54,8 @@ def bar_over(
     quiet = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
     if progress and not quiet and not sys.stderr.isatty(): return Lines(items, total, desc, unit)
     return tqdm(items, total=total, desc=desc, unit=unit, disable=not progress or quiet)
+
+# %% ../../nbs/00_core/09_progress.ipynb #5c90aa11
+def warn(text:str):
+    "Log a warning."
+    logging.getLogger("tmpq_dm").warning(text)

@@ -16,12 +16,10 @@ from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
                        EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler)
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
-from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from tmpq_dm.core.folders import check_above
 from tmpq_dm.core.errors import TmpqError, require
-
-log = logging.get_logger(__name__)
+from tmpq_dm.core.progress import warn
 
 # %% ../../nbs/02_sampling/00_schedulers.ipynb #cell-005
 def uniform_timesteps(
@@ -105,8 +103,8 @@ class AnyList:
     def warn_of_another_number(self, wanted, length):
         "Warn whoever chose a number of steps that the list in the configuration has another length."
         if wanted in (None, length, self.config.num_train_timesteps, *PIPELINE_STEPS): return
-        log.warning(f"this model was compressed for {length} steps, and takes these instead of {wanted}; "
-                    "pass set_timesteps(timesteps=...) for others")
+        warn(f"this model was compressed for {length} steps, and takes these instead of {wanted}; "
+             "pass set_timesteps(timesteps=...) for others")
 
     def take(self, ts, device):
         "Make a list that was checked the one to come."
