@@ -14,6 +14,7 @@ from . import __version__
 from .core.folders import OF_THE_DISK, is_ours, locked, require_writable
 from .policy import FP, SAMPLER_NAMES, Policy
 from .core.errors import TmpqError, require
+from .core.fields import MOST_OF_A_COUNT
 from .core.files import read_json, write_json
 
 # %% ../nbs/09_cli.ipynb #cell-005
@@ -25,13 +26,21 @@ def bits_list(text)->tuple:
             f"{text!r} is not a list of numbers from 2 to 8 such as 4,5,6,8")
     return bits
 
-def natural(text, least=0)->int:
+def natural(text, least=0, most=2**62)->int:
     "A whole number that is not negative, and not too large for a seed."
-    if text.isdecimal() and len(text) < 20 and least <= int(text) < 2**62: return int(text)
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to 2^62")
+    if text.isdecimal() and len(text) < 20 and least <= int(text) <= most: return int(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most:,}")
 
 def count(text)->int:
-    "A number of things, of which there must be one."
+    "A number of things, of which there must be one, and for which memory or time must suffice."
+    return natural(text, 1, MOST_OF_A_COUNT)
+
+def repeats(text)->int:
+    "How often something is done; it may be left out."
+    return natural(text, 0, MOST_OF_A_COUNT)
+
+def calls(text)->int:
+    "A number of function evaluations."
     return natural(text, 1)
 
 def real_number(text)->float:
@@ -606,7 +615,7 @@ OPTIONS = {     # that several commands have, or that need no more than this
                   f"many; fewer take less memory {DEFAULT}"),
     # calibration
     "num-samples": dict(type=count, default=256, help=f"calibration samples {DEFAULT}"),
-    "iterations": dict(type=natural, default=150, help=f"iterations for each layer that embeds time {DEFAULT}"),
+    "iterations": dict(type=repeats, default=150, help=f"iterations for each layer that embeds time {DEFAULT}"),
     # what images are compared with
     "real": dict(metavar="PATH", help="real images: a folder, a data set of the hub such as cifar10:train, or "
                  "statistics (.npz, .safetensors); all but statistics in the bundled features take the weights of "
@@ -623,11 +632,11 @@ OPTIONS = {     # that several commands have, or that need no more than this
     "samplers": dict(metavar="NAMES", help="what to choose the sampler from, such as ddim,heun (default: the one that "
                      "--sampler names, else ddim,dpm++,dpm++3)"),
     "segments": dict(type=count, default=1, help=f"parts of the schedule that have bits of their own {DEFAULT}"),
-    "final-images": dict(type=natural, metavar="N", help="images of fresh noise by which the winner is chosen; 0 for "
+    "final-images": dict(type=repeats, metavar="N", help="images of fresh noise by which the winner is chosen; 0 for "
                          "none (default: 512, or as many as --num-images by trajectory error)"),
     "population": dict(type=count, help="individuals in a generation (default: the preset's)"),
     "generations": dict(type=count, help="generations (default: the preset's)"),
-    "max-nfe": dict(type=count, default=100_000, help="function evaluations of the network (images x steps) that the "
+    "max-nfe": dict(type=calls, default=100_000, help="function evaluations of the network (images x steps) that the "
                     f"search may take {DEFAULT}"),
 }
 SAMPLING = "sampler", "guidance", "prompts", "device", "dtype"
