@@ -1,7 +1,7 @@
 """Commands that are killed: the same command then ends in the same bytes, and nothing hidden is left.
 
 The slow part kills each before every operation on a file, and fifty times at random: make test ARGS="-m slow"."""
-import functools, random, shutil, tempfile
+import functools, random, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import pytest
 from forks import Forks
@@ -108,3 +108,24 @@ def test_fifty_kills_at_random_moments(place):
         print(f"killed {killed} of {i + 1} times before the end", flush=True)
         if killed == 50: return
     raise AssertionError("most had ended before the kill")
+
+
+ALONE = """
+import os, sys
+from tmpq_dm.core.errors import TmpqError
+from tmpq_dm.core.folders import locked
+times = 0
+while times < 300:
+    try:
+        with locked(sys.argv[1]):
+            os.close(os.open("inside", os.O_CREAT | os.O_EXCL))      # fails if another process is inside, too
+            os.unlink("inside")
+            times += 1
+    except TmpqError: pass
+"""
+
+
+def test_a_lock_holds_between_processes(tmp_path):
+    ways = dict(cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True)
+    running = [subprocess.Popen([sys.executable, "-c", ALONE, tmp_path/"locked"], **ways) for _ in range(3)]
+    assert [(p.communicate(timeout=120)[1], p.returncode) for p in running] == [("", 0)] * 3
