@@ -229,6 +229,7 @@ def nbytes(
     self:QuantizedNetwork,
 )->int: # bytes
     "What the network holds beside the denoiser: the weights now set, rounding bits, scales, corrections."
-    now = sum(s.source.weight.nbytes for s in self.sites.values() if isinstance(s, QuantLayer))
+    layers = [s.source for s in self.sites.values() if isinstance(s, QuantLayer)]
+    now = sum(s.weight.nbytes + (s.weight.numel() if s.integers else 0) for s in layers)
     sets = [*self.weights.values(), *self.shifts.values(), *self.gains.values()]
     return now + sum(w.nbytes for w in sets) + sum(a.scale.nbytes + a.zero.nbytes for a in self.acts.values())
