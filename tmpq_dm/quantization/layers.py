@@ -223,6 +223,10 @@ class IntegerLayer:
 
 class IntegerConv(IntegerLayer):
     "A convolution in bytes."
+    takes = (ToIntegers,)
+    @staticmethod
+    def can(layer): return isinstance(layer.run.keywords["padding"], tuple)
+
     def pack(self, layer, parts):
         how = [list(layer.run.keywords[k]) for k in ("stride", "padding", "dilation")]
         self.how = (*how, layer.run.keywords["groups"])
@@ -236,6 +240,10 @@ class IntegerConv(IntegerLayer):
 
 class IntegerLinear(IntegerLayer):
     "A linear layer in bytes; its input may have a grid for each timestep."
+    takes = ToIntegers, Timed
+    @staticmethod
+    def can(layer): return not layer.split
+
     def pack(self, layer, parts):
         self.ones = torch.ones_like(self.scale)
         return [torch.ops.onednn.qlinear_prepack(part, None) for part in parts]
@@ -253,11 +261,9 @@ def integer_layer(
     codes:Tensor, scale:Tensor, bias:Tensor=None,   # see `IntegerLayer`
 ):                       # `IntegerLayer`; None where bytes do not serve
     "A layer's product in bytes, if it has one and this machine is exact."
-    conv, kinds = layer.run is not F.linear, {type(q) for q in layer.quantizers.values()}
-    serves = kinds == {ToIntegers} and isinstance(layer.run.keywords["padding"], tuple) if conv else (
-        kinds <= {ToIntegers, Timed} and not layer.split)
-    if not serves or codes.device.type != "cpu" or not exact_bytes(): return None
-    return (IntegerConv if conv else IntegerLinear)(layer, codes, scale, bias)
+    kind, quantizers = IntegerLinear if layer.run is F.linear else IntegerConv, layer.quantizers.values()
+    possible = kind.can(layer) and all(type(q) in kind.takes for q in quantizers)
+    return kind(layer, codes, scale, bias) if possible and codes.device.type == "cpu" and exact_bytes() else None
 
 @cache
 def exact_bytes()->bool:

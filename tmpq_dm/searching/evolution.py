@@ -45,6 +45,8 @@ class SearchSettings:
     fit:str="repair_and_spend"   # how a genome is brought under the budget
     vary:str="child"         # how a genome gets a descendant
 
+    budgets = property(lambda self: 1 + len(self.smaller))      # how many there are
+
 # %% ../../nbs/07_searching/05_evolution.ipynb #cell-005
 WORST = 1e300     # stands for a fitness that is not finite
 
@@ -273,7 +275,7 @@ def first_generation(
 
 def population(ev:Evaluator)->int:
     "The number of genomes for a budget in a generation: its share, but half of what one budget has at the least."
-    return max(ev.settings.population // (1 + len(ev.settings.smaller)), -(-ev.settings.population // 2))
+    return max(ev.settings.population // ev.settings.budgets, -(-ev.settings.population // 2))
 
 def warped(space, genome, rng)->tuple:
     "A genome whose timesteps are warped twice, by a factor of two or so each time."
@@ -375,7 +377,7 @@ def smaller_budget(ev:Evaluator, rng)->float:
 def finalists(ev:Evaluator)->int:
     "How many policies the last rung judges for a budget; ten in the published algorithm."
     s = ev.settings
-    return 10 if s.preset == "published" else max(3, max(4, s.population // s.fraction) // (1 + len(s.smaller)))
+    return 10 if s.preset == "published" else max(3, max(4, s.population // s.fraction) // s.budgets)
 
 def rounds(ev:Evaluator)->list:
     "(rung, number of policies) of each round on fresh noise."
@@ -394,15 +396,15 @@ def reserved(ev:Evaluator):
     if not rounds(ev) or not math.isfinite(ev.max_nfe): return kept(ev, 0)
     least, most = (longest_or_shortest(ev, n) for n in ev.space.steps)
     each = sum(number * ev.nfe_for(most, rung) for rung, number in rounds(ev))
-    budgets = 1 + len(ev.settings.smaller)
-    nfe = min(each * budgets, ev.max_nfe / 3)
-    return kept(ev, nfe if nfe >= 2 * budgets * ev.nfe_for(least, rounds(ev)[0][0]) else 0)
+    nfe = min(each * ev.settings.budgets, ev.max_nfe / 3)
+    return kept(ev, nfe if nfe >= 2 * ev.settings.budgets * ev.nfe_for(least, rounds(ev)[0][0]) else 0)
 
 def two_more(ev:Evaluator, rung:int)->float:
-    "NFE to judge two policies for each budget in the rounds after this one; 0 if that leaves this one less than two."
+    "NFE to judge two policies for each budget in the rounds after this one; 0 if this one then cannot do so itself."
     most = longest_or_shortest(ev, ev.space.steps[1])
-    later = sum(2 * ev.nfe_for(most, r) for r, _ in rounds(ev) if r > rung) * (1 + len(ev.settings.smaller))
-    return later if later + 2 * ev.nfe_for(most, rung) <= ev.max_nfe - ev.nfe < math.inf else 0
+    def pairs(r): return 2 * ev.settings.budgets * ev.nfe_for(most, r)
+    later = sum(pairs(r) for r, _ in rounds(ev) if r > rung)
+    return later if later + pairs(rung) <= ev.max_nfe - ev.nfe < math.inf else 0
 
 def longest_or_shortest(ev:Evaluator, n:int):
     "A policy of so many steps, by a sampler with one evaluation each if there is one."
