@@ -30,7 +30,7 @@ def small(tmp_path_factory):
     tables = table, {n: (8, 8) for n in table}
     measured = dict(fitness=0.5, num_images=8)
     Policy((900, 500, 100), tables, (0, 0, 1), den.fingerprint, measured).save(d/"policy.json")
-    Supernet(den, bits).calibrate(32, 0, progress=False).save(d/"supernet")
+    Supernet(den, bits).calibrate(32, 0, adapt=True, progress=False).save(d/"supernet")
     r = tmpq("export", "reference", "--policy", d/"policy.json", "--supernet", d/"supernet", "--out", d/"model")
     assert r.returncode == 0, r.stderr
     return d/"policy.json", d/"supernet", d/"model"

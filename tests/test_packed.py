@@ -21,7 +21,7 @@ def one_thread():
 
 def compressed(kind):
     den = Denoiser.from_pipeline(tiny_pipeline(kind))
-    net = Supernet(den, (8,)).calibrate(32, 0, progress=False)
+    net = Supernet(den, (8,)).calibrate(32, 0, adapt=True, progress=False)
     policy = Policy.uniform(den.ops, even_timesteps(den.scheduler, 3), 8, 8, den.fingerprint)
     pipe = compressed_pipeline(net, policy)
     pipe.set_progress_bar_config(disable=True)
@@ -168,7 +168,7 @@ def test_a_layer_that_the_next_one_undoes():
             for tensor in (a.to_v.weight, a.to_v.bias): tensor.data *= 2.0**k
             a.to_out[0].weight.data *= 2.0**-k
         den = Denoiser.from_pipeline(pipe)
-        net = Supernet(den, (8,), act_observer="minmax").calibrate(32, 0, adapt=False, progress=False)
+        net = Supernet(den, (8,), act_observer="minmax").calibrate(32, 0, progress=False)
         net.set_policy(Policy.uniform(den.ops, (900, 500), 8, 8, den.fingerprint))
         x = torch.randn(2, *den.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad(): outputs.append(net(x, 500))

@@ -241,9 +241,8 @@ def pack_in_place(
     policy = policy_from(config, den)
     net = Supernet(den, tuple(policy.precisions) or (8,))
     if config.scheduler:
-        # steps are corrected where the schedule is known
-        settings = {"policy": policy if len(policy.tables) == 1 else None, "adapt": config.policy is not None}
-        net.calibrate(**settings | (config.calibration or {}))
+        only = policy if len(policy.tables) == 1 else None
+        net.calibrate(**{"policy": only} | (config.calibration or {}))
     packed(net, policy, model)
 
 # %% ../../nbs/08_deployment/01_quantization_method.ipynb #cell-016

@@ -41,7 +41,7 @@ class CalibrationSettings:
     near:float=0.5            # share of the operands at the level's precision in an iteration; the others draw theirs
     rounding:str="gptq"       # of weights: 'gptq', for the output of their layer; or 'learned', as in the papers
     unbias:bool=True          # correct the mean of blocks, and the slope of layers
-    adapt:bool=True           # correct the output of each step, for every policy that is set
+    adapt:bool=False          # correct the output of each step, for every policy that is set
     tiar:bool=True            # learn the temporal block as a whole
     fsc:str="block"           # ranges for each t: 'none', in the temporal 'block', or 'all' operations (20 timesteps)
     repair:bool=False         # blocks aim at the full network's output (BRECQ) and make up for those before them
