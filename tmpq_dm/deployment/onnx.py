@@ -7,7 +7,9 @@ __all__ = ['as_onnx', 'save_onnx', 'load_onnx']
 
 # %% ../../nbs/08_deployment/05_onnx.ipynb #cell-002
 import io, warnings
+from functools import cache
 from pathlib import Path
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from .exported_folder import pipeline_like
@@ -88,6 +90,23 @@ def remove_copies(graph, constants):
             first[node.output[0]] = node.input[0]
             graph.node.remove(node)
 
+# %% ../../nbs/08_deployment/05_onnx.ipynb #7c20d1e5
+@cache
+def onnxruntime_overflows()->bool:
+    "Whether onnxruntime's products of bytes overflow on this processor."
+    onnx, ort = extra("onnx"), extra("onnxruntime")
+    h, array = onnx.helper, onnx.numpy_helper.from_array
+    constants = dict(one=np.float32(1), u8=np.uint8(0), s8=np.int8(0), w=np.full((64, 4), 127, np.int8))
+    nodes = [h.make_node(f"{kind}Linear", [x, "one", zero], [y]) for kind, x, zero, y in
+             (("Quantize", "x", "u8", "q"), ("Dequantize", "q", "u8", "d"), ("Dequantize", "w", "s8", "v"))]
+    x, y = [h.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, n]) for name, n in (("x", 64), ("y", 4))]
+    graph = h.make_graph([*nodes, h.make_node("MatMul", ["d", "v"], ["y"])], "largest", [x], [y],
+                         [array(np.asarray(v), name) for name, v in constants.items()])
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", OPSET)], ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, dict(x=np.full((1, 64), 255, np.float32)))[0]
+    return bool(abs(found / (255 * 127 * 64) - 1).max() > 1e-3)
+
 # %% ../../nbs/08_deployment/05_onnx.ipynb #cell-007
 class Request:
     "A session of onnxruntime, called as a request of OpenVINO is."
@@ -107,6 +126,7 @@ class OnnxNetwork(IntegerNetwork):
             ort = extra("onnxruntime")
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
+            if onnxruntime_overflows(): options.add_session_config_entry("session.disable_quant_qdq", "1")
             session = ort.InferenceSession(self.graphs[graph], options, providers=["CPUExecutionProvider"])
             self.requests[graph, threads] = Request(session)
         return self.requests[graph, threads]

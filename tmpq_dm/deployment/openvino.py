@@ -9,6 +9,7 @@ __all__ = ['one_line', 'IntegerNetwork', 'as_openvino', 'IntegerDenoiser', 'save
 import copy, inspect, json, tempfile, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -307,6 +308,56 @@ def to_openvino(
     "A twin as a graph. Raises `TmpqError` without OpenVINO."
     return as_saved(extra("openvino").convert_model(model, example_input=example))
 
+# %% ../../nbs/08_deployment/03_openvino.ipynb #5f7b1c21
+@cache
+def openvino_overflows()->bool:
+    "Whether OpenVINO's products of bytes overflow on this processor."
+    import numpy as np
+    ov, one = extra("openvino"), np.ones((4, 1, 1, 1), np.float32)
+    op, x = ov.opset13, np.full((1, 64, 5, 5), 255, np.float32)
+    given = op.parameter(x.shape, np.float32)
+    weight = op.convert(op.constant(np.full((4, 64, 3, 3), 127, np.int8)), np.float32)
+    y = op.convolution(op.fake_quantize(given, 0.0, 255.0, 0.0, 255.0, 256), op.multiply(weight, op.constant(one)),
+                       [1, 1], [0, 0], [0, 0], [1, 1])
+    run = ov.Core().compile_model(ov.Model([y], [given]), "CPU", dict(INFERENCE_PRECISION_HINT="f32"))
+    return bool(abs(run(x)[0] / (255 * 127 * 64 * 9) - 1).max() > 1e-3)
+
+FITS = 64     # twice this times 255 is the most that 16 bits hold
+
+def in_sixteen_bits(
+    graph,    # `openvino.Model`; changed
+):
+    "Let no two products of bytes exceed 16 bits: what is too large for that becomes floating point, on the same grid."
+    import numpy as np
+    op = extra("openvino").opset13
+    for node in graph.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind == "Convert" and too_large(node.input_value(0).get_node()):
+            codes = np.asarray(node.input_value(0).get_node().get_data()).astype(np.float32)
+            node.output(0).replace(op.constant(codes).output(0))
+        if kind == "MatMul" and most_of(right_of(node)) > FITS:      # integers are not passed on through a maximum
+            apart = op.maximum(node.input_value(1), op.constant(np.float32(-3e38)))
+            node.input(1).replace_source_output(apart.output(0))
+
+def too_large(node)->bool:
+    "Whether a node is a constant of bytes of which one does not fit."
+    if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "i8": return False
+    return abs(node.get_data().astype("int16")).max() > FITS
+
+def right_of(product):
+    "What makes the right side of a product."
+    node = product.input_value(1).get_node()
+    while node.get_type_name() in ("Transpose", "Reshape"): node = node.input_value(0).get_node()
+    return node
+
+def most_of(node)->float:
+    "The largest code that a node can give, as far as its clamp allows; none, if it is not quantized."
+    if node.get_type_name() != "FakeQuantize": return 0
+    before, (low, high) = node.input_value(0).get_node(), (node.input_value(i).get_node().get_data() for i in (1, 2))
+    if before.get_type_name() != "Clamp": return 128
+    ends = before.get_attributes()
+    return max(abs(ends["min"]), abs(ends["max"])) / ((high - low).item() / 255)
+
 # %% ../../nbs/08_deployment/03_openvino.ipynb #cell-015
 def on_eight_bits(
     graph,   # `openvino.Model`; changed
@@ -332,6 +383,7 @@ def compiled(
 ):                         # an inference request
     "A graph, ready for a size of batch on this processor."
     ov, model = extra("openvino"), on_eight_bits(graph.clone())
+    if openvino_overflows(): in_sixteen_bits(model)
     model.reshape({0: shape, 1: [1]} | {2 + i: list(s) for i, s in enumerate(condition)})
     settings |= dict(INFERENCE_NUM_THREADS=threads or torch.get_num_threads(),
                      INFERENCE_PRECISION_HINT=precision, PERFORMANCE_HINT="LATENCY")

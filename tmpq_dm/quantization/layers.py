@@ -263,17 +263,20 @@ def integer_layer(
     "A layer's product in bytes, if it has one and this machine is exact."
     kind, quantizers = IntegerLinear if layer.run is F.linear else IntegerConv, layer.quantizers.values()
     possible = kind.can(layer) and all(type(q) in kind.takes for q in quantizers)
-    return kind(layer, codes, scale, bias) if possible and codes.device.type == "cpu" and exact_bytes() else None
+    possible = possible and codes.device.type == "cpu" and exact_bytes(64 if codes.abs().max() <= 64 else 127)
+    return kind(layer, codes, scale, bias) if possible else None
 
 @cache
-def exact_bytes()->bool:
-    "Whether this machine multiplies the largest bytes right."
-    return all(largest_bytes(*each) for each in (
+def exact_bytes(
+    most:int=127,     # the largest code of a weight
+)->bool:
+    "Whether this machine multiplies such bytes with any others right. Some add two products in 16 bits."
+    return all(largest_bytes(most, *each) for each in (
         (IntegerConv, nn.Conv2d(64, 4, 3, padding=1), (2, 64, 5, 5)), (IntegerLinear, nn.Linear(576, 4), (3, 576))))
 
-def largest_bytes(kind, layer, shape):
+def largest_bytes(most, kind, layer, shape):
     "Whether a layer of the largest bytes is right."
-    layer, codes = QuantLayer(layer), torch.full(layer.weight.shape, 127.)
+    layer, codes = QuantLayer(layer), torch.full(layer.weight.shape, float(most))
     layer.quantizers["x"] = ToIntegers(Grid(torch.tensor(1.), torch.tensor(3.), 0, 255))
     x = torch.full(shape, 252.)
     try: found = kind(layer, codes, torch.ones(4))(x)
