@@ -306,7 +306,8 @@ def to_openvino(
     example:tuple,
 ):                    # `openvino.Model`
     "A twin as a graph. Raises `TmpqError` without OpenVINO."
-    return as_saved(extra("openvino").convert_model(model, example_input=example))
+    traced = torch.jit.trace(model, example, check_trace=False)      # OpenVINO would trace twice, to compare
+    return as_saved(extra("openvino").convert_model(traced, example_input=example))
 
 # %% ../../nbs/08_deployment/03_openvino.ipynb #5f7b1c21
 @cache
