@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 import diffusers, torch
+import numpy as np
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn, Tensor
@@ -28,7 +29,7 @@ from ..core.trees import leaves
 from ..sampling.trajectories import Guided
 from ..models.trace import call_model
 from ..models.pipelines import PROMPTS, ClassPipeline, conditions_of, decoder_of, network_of
-from ..quantization.layers import FloatWeight, Products, Quantizer, QuantLayer, within
+from ..quantization.layers import FITS, FloatWeight, Products, Quantizer, QuantLayer, within
 from ..quantization.temporal import TemporalBlock
 from .packed import PackedDenoiser, PackedProducts, host_of, packed_parts
 from ..sampling.timekeys import keys_from
@@ -313,7 +314,6 @@ def to_openvino(
 @cache
 def openvino_overflows()->bool:
     "Whether OpenVINO's products of bytes overflow on this processor."
-    import numpy as np
     ov, one = extra("openvino"), np.ones((4, 1, 1, 1), np.float32)
     op, x = ov.opset13, np.full((1, 64, 5, 5), 255, np.float32)
     given = op.parameter(x.shape, np.float32)
@@ -323,48 +323,32 @@ def openvino_overflows()->bool:
     run = ov.Core().compile_model(ov.Model([y], [given]), "CPU", dict(INFERENCE_PRECISION_HINT="f32"))
     return bool(abs(run(x)[0] / (255 * 127 * 64 * 9) - 1).max() > 1e-3)
 
-FITS = 64     # twice this times 255 is the most that 16 bits hold
-
 def in_sixteen_bits(
     graph,    # `openvino.Model`; changed
 ):
     "Let no two products of bytes exceed 16 bits: what is too large for that becomes floating point, on the same grid."
-    import numpy as np
     op = extra("openvino").opset13
     for node in graph.get_ordered_ops():
-        kind = node.get_type_name()
-        if kind == "Convert" and too_large(node.input_value(0).get_node()):
-            codes = np.asarray(node.input_value(0).get_node().get_data()).astype(np.float32)
-            node.output(0).replace(op.constant(codes).output(0))
-        if kind == "MatMul" and most_of(right_of(node)) > FITS:      # integers are not passed on through a maximum
-            apart = op.maximum(node.input_value(1), op.constant(np.float32(-3e38)))
-            node.input(1).replace_source_output(apart.output(0))
+        if node.get_type_name() not in ("Convolution", "GroupConvolution", "MatMul"): continue
+        if largest_code(node.input_value(1).get_node()) <= FITS: continue
+        apart = op.maximum(node.input_value(1), op.constant(np.float32(-3e38)))      # integers do not pass through it
+        node.input(1).replace_source_output(apart.output(0))
 
-def too_large(node)->bool:
-    "Whether a node is a constant of bytes of which one does not fit."
-    if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "i8": return False
-    return abs(node.get_data().astype("int16")).max() > FITS
-
-def right_of(product):
-    "What makes the right side of a product."
-    node = product.input_value(1).get_node()
-    while node.get_type_name() in ("Transpose", "Reshape"): node = node.input_value(0).get_node()
-    return node
-
-def most_of(node)->float:
-    "The largest code that a node can give, as far as its clamp allows; none, if it is not quantized."
-    if node.get_type_name() != "FakeQuantize": return 0
-    before, (low, high) = node.input_value(0).get_node(), (node.input_value(i).get_node().get_data() for i in (1, 2))
-    if before.get_type_name() != "Clamp": return 128
+def largest_code(node)->float:
+    "The largest code of the right side of a product; 128, where nothing bounds it."
+    while node.get_type_name() in ("Convert", "Multiply", "Reshape", "Transpose"): node = node.input_value(0).get_node()
+    if node.get_type_name() == "Constant": return abs(node.get_data().astype("float32")).max()
+    before = node.input_value(0).get_node()
+    if node.get_type_name() != "FakeQuantize" or before.get_type_name() != "Clamp": return 128
+    low, high = (node.input_value(i).get_node().get_data().item() for i in (1, 2))
     ends = before.get_attributes()
-    return max(abs(ends["min"]), abs(ends["max"])) / ((high - low).item() / 255)
+    return max(abs(ends["min"]), abs(ends["max"])) / ((high - low) / 255)
 
 # %% ../../nbs/08_deployment/03_openvino.ipynb #cell-015
 def on_eight_bits(
     graph,   # `openvino.Model`; changed
 ):           # the same graph
     "Weights that are stored with 4 bits, as 8-bit integers: with 4 the plugin would compute in floating point."
-    import numpy as np
     constant = extra("openvino").op.Constant
     for op in graph.get_ops():
         if op.get_type_name() != "Constant" or op.get_element_type().get_type_name() != "i4": continue

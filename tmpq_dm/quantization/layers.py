@@ -256,6 +256,8 @@ class IntegerLinear(IntegerLayer):
         return found if self.bias is None else found.add_(self.bias)
 
 # %% ../../nbs/06_quantization/03_layers.ipynb #e7730c1b
+FITS = 64     # of a weight: twice this times 255 is the most that 16 bits hold
+
 def integer_layer(
     layer:QuantLayer,
     codes:Tensor, scale:Tensor, bias:Tensor=None,   # see `IntegerLayer`
@@ -263,7 +265,7 @@ def integer_layer(
     "A layer's product in bytes, if it has one and this machine is exact."
     kind, quantizers = IntegerLinear if layer.run is F.linear else IntegerConv, layer.quantizers.values()
     possible = kind.can(layer) and all(type(q) in kind.takes for q in quantizers)
-    possible = possible and codes.device.type == "cpu" and exact_bytes(64 if codes.abs().max() <= 64 else 127)
+    possible = possible and codes.device.type == "cpu" and exact_bytes(FITS if codes.abs().max() <= FITS else 127)
     return kind(layer, codes, scale, bias) if possible else None
 
 @cache
