@@ -4,7 +4,6 @@ Its tensors are stored on the CPU, but an operation mixes them with CPU tensors 
 import torch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 _setup_privateuseone_for_python_backend("elsewhere")
 DEVICE = torch.device("elsewhere", 0)
@@ -27,23 +26,36 @@ class Pretend(TorchDispatchMode):
 
 def carry_out(func, args, kwargs):
     "Run an operation on the CPU, if a real device could run it"
-    given = tree_leaves((args, kwargs))
+    given = [*flat(args), *flat(list(kwargs.values()))]
     tensors = [a for a in given if isinstance(a, torch.Tensor)]
     to = [a for a in given if isinstance(a, torch.device)]
     name = func._schema.name
     there = any(isinstance(a, Elsewhere) for a in tensors)
     if there and "copy" not in name: check(name, tensors)
-    unwrapped = tree_map_only(Elsewhere, lambda a: a.here, (args, kwargs))
-    here = tree_map_only(torch.device, lambda d: torch.device("cpu") if d.type == DEVICE.type else d, unwrapped)
     with torch.inference_mode(False), torch.no_grad():
-        out = func(*here[0], **here[1])
+        out = func(*each(on_cpu, args), **{k: each(on_cpu, v) for k, v in kwargs.items()})
         if func._schema.is_mutable: return kwargs.get("out", args[0])
         goes = to[0].type == DEVICE.type if to else there
-        return tree_map_only(torch.Tensor, Elsewhere, out) if goes else out
+        return each(lambda a: Elsewhere(a) if isinstance(a, torch.Tensor) else a, out) if goes else out
+
+# Arguments are plain lists and tuples; PyTorch's own trees take longer than the operations of a tiny network
+def flat(x):
+    "The leaves of nested lists and tuples"
+    if isinstance(x, (list, tuple)):
+        for v in x: yield from flat(v)
+    else: yield x
+
+def each(f, x):
+    "The same lists and tuples, of f of every leaf"
+    return type(x)([each(f, v) for v in x]) if isinstance(x, (list, tuple)) else f(x)
+
+def on_cpu(a):
+    if isinstance(a, Elsewhere): return a.here
+    return torch.device("cpu") if isinstance(a, torch.device) and a.type == DEVICE.type else a
 
 def check(name, tensors):
     "Raise `RuntimeError` if tensors of two devices meet; scalars and indices may be on either"
     indexes = name.startswith("aten::index") and isinstance(tensors[0], Elsewhere)
-    on_cpu = [a for a in tensors if not isinstance(a, Elsewhere) and a.dim()]
-    strays = [tuple(a.shape) for a in on_cpu if not indexes or a.is_floating_point()]
+    others = [a for a in tensors if not isinstance(a, Elsewhere) and a.dim()]
+    strays = [tuple(a.shape) for a in others if not indexes or a.is_floating_point()]
     if strays: raise RuntimeError(f"{name}: tensors on {DEVICE}, but {strays} on the cpu")

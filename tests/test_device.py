@@ -8,7 +8,7 @@ from tmpq_dm.models.denoiser import Denoiser
 from tmpq_dm.policy import Policy
 from tmpq_dm.sampling.trajectories import starts
 from tmpq_dm.sampling.schedulers import even_timesteps
-from tmpq_dm.quantization import layers
+from tmpq_dm.quantization import correction, layers
 from tmpq_dm.quantization.tiar import temporal_error
 from tmpq_dm.models.tiny import tiny_pipeline
 from elsewhere import DEVICE, Pretend
@@ -20,7 +20,9 @@ UNET = dict(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def quick(monkeypatch):
+    "One thread, and few steps of full precision to compare a correction with."
+    monkeypatch.setattr(correction, "FINE", 4)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

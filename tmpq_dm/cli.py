@@ -463,8 +463,8 @@ def cmd_report(a):
 # %% ../nbs/09_cli.ipynb #cell-019
 def demo_args(a)->argparse.Namespace:
     "The arguments of the demo's search: `tmpq-dm search reference`, small with --quick."
-    small = ["--num-samples", "64", "--iterations", "8", "--num-images", "32", "--final-images", "64",
-             "--samplers", "ddim,dpm++", "--steps", "5-7", "--max-nfe", "12000"]
+    small = ["--num-samples", "48", "--iterations", "8", "--num-images", "16", "--final-images", "32",
+             "--samplers", "ddim,dpm++", "--steps", "5-7", "--max-nfe", "6000"]
     size = small if a.quick else ["--steps", "5-10", "--max-nfe", "120000"]
     search = ["search", "reference", "--out", a.out, "--seed", str(a.seed), "--budget-bitops", "0.0251"]
     return make_parser().parse_args([*search, *size])
@@ -561,7 +561,7 @@ def demo_comparison(a, den, net, run)->tuple:
     rows = {"full precision": (den, Policy.uniform(den.ops, ts, FP, FP, den.fingerprint))}
     if run.practice: rows["common practice"] = (net, run.practice)
     rows["found"] = (compressed, run.best)
-    found, images = compare(rows, 32 if a.quick else 384, a.seed + 2, *real_images("reference"))
+    found, images = compare(rows, 16 if a.quick else 384, a.seed + 2, *real_images("reference"))
     sheet = sample_sheet({name: grid(x, 16) for name, x in images.items()})
     write_json(out/"summary.json", found)
     return found, save_fig(sheet, "samples", out/"figures")[-1]
@@ -712,7 +712,7 @@ def make_parser()->Parser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
     p = add_command(commands, cmd_demo, "demo --quick --out runs/demo", "seed")
-    p.add_argument("--quick", action="store_true", help="small numbers: two or three minutes")
+    p.add_argument("--quick", action="store_true", help="small numbers: one or two minutes")
     p.add_argument("--out", default="runs/demo", metavar="RUN", help=f"directory for everything {DEFAULT}")
     add_analysis(commands)
     parser.search = add_search(commands)
