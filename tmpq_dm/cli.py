@@ -561,7 +561,7 @@ def demo_comparison(a, den, net, run)->tuple:
     rows = {"full precision": (den, Policy.uniform(den.ops, ts, FP, FP, den.fingerprint))}
     if run.practice: rows["common practice"] = (net, run.practice)
     rows["found"] = (compressed, run.best)
-    found, images = compare(rows, 16 if a.quick else 384, a.seed + 2, *real_images("reference"))
+    found, images = compare(rows, 24 if a.quick else 384, a.seed + 2, *real_images("reference"))
     sheet = sample_sheet({name: grid(x, 16) for name, x in images.items()})
     write_json(out/"summary.json", found)
     return found, save_fig(sheet, "samples", out/"figures")[-1]
@@ -712,7 +712,7 @@ def make_parser()->Parser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
     p = add_command(commands, cmd_demo, "demo --quick --out runs/demo", "seed")
-    p.add_argument("--quick", action="store_true", help="small numbers: one or two minutes")
+    p.add_argument("--quick", action="store_true", help="small numbers: two or three minutes")
     p.add_argument("--out", default="runs/demo", metavar="RUN", help=f"directory for everything {DEFAULT}")
     add_analysis(commands)
     parser.search = add_search(commands)
