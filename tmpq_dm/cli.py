@@ -91,11 +91,12 @@ def get_supernet(
     bits=(4, 5, 6, 8), num_samples=256, iterations=150, seed=0, batch_size=32,
 ):
     "Load a supernet, or calibrate one and save it to `folder`, where an interrupted calibration goes on."
-    from tmpq_dm.quantization.supernet import Supernet
+    from tmpq_dm.quantization.supernet import Supernet, tidy
     if folder and (Path(folder)/"supernet.json").exists():
         net = Supernet.load(folder, den)
         require(set(bits) <= set(net.bits), f"{folder}/supernet.json",
                 f"holds {sorted(net.bits)} bits, not {sorted(bits)}; calibrate again or choose --bits")
+        tidy(folder)
         return net
     net = Supernet(den, bits).calibrate(num_samples, iterations, seed, batch_size=batch_size, out=folder)
     if folder: net.save(folder)

@@ -84,9 +84,10 @@ def save_fig(
     folder=None,    # where to; `figures_folder()` if None
 )->tuple:           # paths of the PDF and of the PNG
     "Write a figure as PDF and PNG, atomically, the same from run to run. Raises `TmpqError` if a text is cut off."
-    fig.draw_without_rendering()
-    fig.set_layout_engine("none")
-    cut = texts_outside(fig)
+    with style(**FROZEN):                 # as it will be written: the style decides how many ticks there are
+        fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+        cut = texts_outside(fig)
     require(not cut, f"figure {name}", f"cuts off {cut[:3]}; make it wider, or the text shorter")
     paths = tuple(Path(folder or figures_folder())/f"{name}.{extension}" for extension in ("pdf", "png"))
     for p in paths: write_atomic(p, render(fig, p.suffix[1:]))

@@ -6,14 +6,15 @@
 __all__ = ['SUPERNET', 'Supernet']
 
 # %% ../../nbs/06_quantization/09_supernet.ipynb #66055d9c
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core.errors import require
+from ..core.errors import TmpqError, require
 from ..core.fields import HASH, anything, check_version, object_of, or_null
 from ..core.files import read_json
-from ..core.folders import locked, read_sealed, write_sealed
+from ..core.folders import LOCK, locked, read_sealed, write_sealed
 from ..policy import Policy
 from ..models.denoiser import Denoiser
 from .calibration import (IDENTITY, SETTINGS, SUPERNET_VERSION, CalibrationSettings,
@@ -74,7 +75,17 @@ def save(
         sha256 = write_tensors(self, path.with_suffix(".safetensors"))
         write_sealed(path, dict(format_version=SUPERNET_VERSION, **identity(self), settings=settings, data=self.data,
                                 sha256=sha256))
-        for unfinished in Path(folder).glob("partial*"): unfinished.unlink(missing_ok=True)
+        clear_partials(folder)
+
+# %% ../../nbs/06_quantization/09_supernet.ipynb #3c7d90a1
+def clear_partials(folder):
+    "Remove what was kept of a calibration before it had finished."
+    for unfinished in Path(folder).glob("partial*"): unfinished.unlink(missing_ok=True)
+
+def tidy(folder):
+    "Remove what a kill left beside a finished calibration. Where another process has the folder, this is up to that one."
+    if not ((Path(folder)/LOCK).exists() or [*Path(folder).glob("partial*")]): return
+    with suppress(TmpqError), locked(folder): clear_partials(folder)
 
 # %% ../../nbs/06_quantization/09_supernet.ipynb #cell-040
 SUPERNET = object_of(IDENTITY | dict(format_version=anything, settings=or_null(SETTINGS), sha256=HASH),
