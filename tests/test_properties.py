@@ -127,7 +127,7 @@ def test_deciding_one_precision_leaves_the_others(seed):
     assert torch.equal(w.codes(5), (w.ratio(5).floor() + up).clamp(*levels(5, True)))
 
 
-numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+numbers = st.integers(-10**29, 10**29) | st.floats(allow_nan=False, allow_infinity=False)
 entries = st.dictionaries(texts, numbers, max_size=4)
 
 

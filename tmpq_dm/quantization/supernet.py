@@ -83,7 +83,7 @@ def clear_partials(folder):
     for unfinished in Path(folder).glob("partial*"): unfinished.unlink(missing_ok=True)
 
 def tidy(folder):
-    "Remove what a kill left beside a finished calibration. Where another process has the folder, this is up to that one."
+    "Remove what a kill left beside a finished calibration; if another process has the folder, leave it to that one."
     if not ((Path(folder)/LOCK).exists() or [*Path(folder).glob("partial*")]): return
     with suppress(TmpqError), locked(folder): clear_partials(folder)
 
