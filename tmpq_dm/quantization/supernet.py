@@ -17,7 +17,7 @@ from ..core.files import read_json
 from ..core.folders import LOCK, locked, read_sealed, write_sealed
 from ..policy import Policy
 from ..models.denoiser import Denoiser
-from .calibration import (IDENTITY, SETTINGS, SUPERNET_VERSION, CalibrationSettings,
+from .calibration import (DATA, IDENTITY, SETTINGS, SUPERNET_VERSION, CalibrationSettings,
     calibrate, dtype_of, identity, noise_schedule, read_tensors, write_tensors)
 from .correction import calls_to_fit, fit_policy
 from .network import QuantizedNetwork, set_table
@@ -88,8 +88,9 @@ def tidy(folder):
     with suppress(TmpqError), locked(folder): clear_partials(folder)
 
 # %% ../../nbs/06_quantization/09_supernet.ipynb #cell-040
-SUPERNET = object_of(IDENTITY | dict(format_version=anything, settings=or_null(SETTINGS), sha256=HASH),
-                     optional=("dtype",), others=True)
+SUPERNET = object_of(
+    IDENTITY | dict(format_version=anything, settings=or_null(SETTINGS), data=or_null(DATA), sha256=HASH),
+    optional=("dtype",), others=True)
 
 @patch(cls_method=True)
 def load(
