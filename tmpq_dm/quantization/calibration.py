@@ -87,8 +87,8 @@ def check_folder_of(
 IDENTITY = dict(      # what `identity` holds: field by field
     model=MAYBE_TEXT, noise=MAYBE_TEXT, bits=list_of(integer(2, 8), 1, 7), float_ops=list_of(TEXT), split=FLAG,
     observers=list_of(one_of(*OBSERVERS), 2, 2), dtype=TEXT)
-DATA = object_of(dict(sampler=MAYBE_TEXT, guidance=or_null(finite()), shape=list_of(AT_LEAST_ONE, 1, 4),
-                      conditions=MAYBE_TEXT))      # what `data_of` gives
+DATA = object_of(dict(sampler=or_null(TEXT), guidance=or_null(finite()), shape=list_of(AT_LEAST_ONE, 1, 4),
+                      conditions=or_null(TEXT)))      # what `data_of` gives
 
 def dtype_of(model)->str:
     "The floating point of a model."
