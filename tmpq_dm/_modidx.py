@@ -1647,6 +1647,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'tmpq_dm/quantization/supernet.py'),
                                                'tmpq_dm.quantization.supernet.clear_partials': ( '06_quantization/supernet.html#clear_partials',
                                                                                                  'tmpq_dm/quantization/supernet.py'),
+                                               'tmpq_dm.quantization.supernet.partials': ( '06_quantization/supernet.html#partials',
+                                                                                           'tmpq_dm/quantization/supernet.py'),
                                                'tmpq_dm.quantization.supernet.tidy': ( '06_quantization/supernet.html#tidy',
                                                                                        'tmpq_dm/quantization/supernet.py')},
             'tmpq_dm.quantization.temporal': { 'tmpq_dm.quantization.temporal.Earlier': ( '06_quantization/temporal.html#earlier',

@@ -64,7 +64,8 @@ SETTINGS = object_of(dict(
 
 # %% ../../nbs/06_quantization/08_calibration.ipynb #cell-038
 SUPERNET_VERSION = 2
-FILES = "supernet.json", "supernet.safetensors", "partial.json", "partial-*.safetensors"
+UNFINISHED = "partial.json", "partial-*.safetensors"
+FILES = "supernet.json", "supernet.safetensors", *UNFINISHED
 
 def identity(net)->dict:
     "What a calibration belongs to."

@@ -17,8 +17,8 @@ from ..core.files import read_json
 from ..core.folders import LOCK, locked, read_sealed, write_sealed
 from ..policy import Policy
 from ..models.denoiser import Denoiser
-from .calibration import (DATA, IDENTITY, SETTINGS, SUPERNET_VERSION, CalibrationSettings,
-    calibrate, dtype_of, identity, noise_schedule, read_tensors, write_tensors)
+from .calibration import (DATA, IDENTITY, SETTINGS, SUPERNET_VERSION, UNFINISHED,
+    CalibrationSettings, calibrate, dtype_of, identity, noise_schedule, read_tensors, write_tensors)
 from .correction import calls_to_fit, fit_policy
 from .network import QuantizedNetwork, set_table
 
@@ -80,11 +80,15 @@ def save(
 # %% ../../nbs/06_quantization/09_supernet.ipynb #3c7d90a1
 def clear_partials(folder):
     "Remove what was kept of a calibration before it had finished."
-    for unfinished in Path(folder).glob("partial*"): unfinished.unlink(missing_ok=True)
+    for unfinished in partials(folder): unfinished.unlink(missing_ok=True)
+
+def partials(folder)->list:
+    "The files of a calibration that has not finished."
+    return [path for pattern in UNFINISHED for path in Path(folder).glob(pattern)]
 
 def tidy(folder):
     "Remove what a kill left beside a finished calibration; if another process has the folder, leave it to that one."
-    if not ((Path(folder)/LOCK).exists() or [*Path(folder).glob("partial*")]): return
+    if not ((Path(folder)/LOCK).exists() or partials(folder)): return
     with suppress(TmpqError), locked(folder): clear_partials(folder)
 
 # %% ../../nbs/06_quantization/09_supernet.ipynb #cell-040
