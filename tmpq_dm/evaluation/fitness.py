@@ -11,11 +11,11 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 from ..policy import Policy
-from ..core.errors import require
+from ..core.errors import TmpqError, require
 from ..core.trees import hash_of
 from ..models.denoiser import fingerprint
 from ..sampling.trajectories import noise_of, sample, starts
-from ..sampling.schedulers import even_timesteps
+from ..sampling.schedulers import even_timesteps, uniform_timesteps
 from .metrics import classifier_score_of, extract, frechet_distance, generate
 from .metrics import kernel_distance, moments, pairs_mean, relative_errors
 
@@ -26,9 +26,11 @@ def paired_frechet(
     statistics:dict,    # of real images
 )->float:
     "The Fréchet distance at N images, estimated from n with full precision as control variate."
-    together = zip(moments(reference), moments(x), moments(reference[:len(x)]))
-    mu, sigma = (of_all + (own - same) for of_all, own, same in together)
-    values, axes = torch.linalg.eigh(sigma.double())
+    n, d = x.shape
+    (mu, sigma), own, same = moments(reference), moments(x), moments(reference[:n])
+    trusted = n / (n + d * (1 - n / len(reference)))
+    values, axes = torch.linalg.eigh((sigma + trusted * (own[1] - same[1])).double())
+    mu = mu + (own[0] - same[0])
     return frechet_distance(mu, axes * values.clamp(min=0) @ axes.T, statistics["mu"], statistics["sigma"])
 
 # %% ../../nbs/05_evaluation/01_fitness.ipynb #cell-009
@@ -53,10 +55,11 @@ class Fitness:
         reference_nfe:int=0,  # evaluations of the network that the reference took
         decode:bool=True,     # judge images; False: latents as they are
         timesteps=None,       # by which full precision drew the reference; None: unknown
+        sampler:str="",       # likewise; the model's own if ''
     ):
         self.name, self.noise, self.batch_size, self.decode = name, noise, batch_size, decode
         self.features, self.statistics, self.reference = features, statistics, reference
-        self.failed, self.reference_nfe, self.timesteps = 0, reference_nfe, timesteps
+        self.failed, self.reference_nfe, self.timesteps, self.sampler = 0, reference_nfe, timesteps, sampler
         self.real_pairs = [pairs_mean(s["features"]) for s in several(statistics)] if name == "kid" else None
 
     @property
@@ -67,7 +70,8 @@ class Fitness:
         reference = hash_of(self.reference) if self.timesteps is None else list(self.timesteps)
         return dict(name=self.name, features=judges, images=len(self.noise), noise=hash_of(noise_of(self.noise)),
                     conditions=hash_of(getattr(self.noise, "cond", None)), decode=self.decode, reference=reference,
-                    networks=[identity_of(f) for f in several(self.features)], statistics=hash_of(self.statistics))
+                    networks=[identity_of(f) for f in several(self.features)], statistics=hash_of(self.statistics),
+                    sampler=self.sampler)
 
     def check_number(self, n:int):
         "Raise `TmpqError` for more images than there are, or too few for a distribution."
@@ -81,6 +85,7 @@ class Fitness:
     ):         # itself, to chain
         "Let full precision draw what policies are compared with, where that is needed."
         if self.timesteps is None or self.reference is not None: return self
+        if self.sampler: den = den.sampled_by(self.sampler)
         images = sample(den, self.timesteps, self.noise, batch_size=self.batch_size, decode=self.decode)
         one = self.name == "trajectory"
         self.reference = images if one else [extract(network, images) for network in several(self.features)]
@@ -144,17 +149,25 @@ def planned_fitness(
     check_inputs(name, features, statistics)
     noise = starts(den, num_images, seed)
     if name not in REFERENCE_STEPS: return Fitness(name, noise, batch_size, features, statistics)
-    timesteps = timesteps_reference or even_timesteps(den.scheduler, REFERENCE_STEPS[name])
+    sampler, timesteps = ("", timesteps_reference) if timesteps_reference else reference_of(name, den)
     # latents differ where their images do, and decoding is expensive
     decode = name != "trajectory" or den.decoder is None
-    nfe = num_images * den.passes * len(den.steps_of_calls(len(timesteps)))
-    return Fitness(name, noise, batch_size, features, statistics, None, nfe, decode, timesteps)
+    nfe = num_images * den.passes * len(den.steps_of_calls(len(timesteps), sampler))
+    return Fitness(name, noise, batch_size, features, statistics, None, nfe, decode, timesteps, sampler)
+
+def reference_of(name:str, den)->tuple:     # (sampler, '' for the model's own; timesteps)
+    "How full precision draws what policies are compared with: where steps are few by DPM-Solver++, if the model can."
+    n = REFERENCE_STEPS[name]
+    try: solver = den.sampled_by("dpm++") if name == "paired" else None
+    except TmpqError: solver = None
+    if solver is None: return "", even_timesteps(den.scheduler, n)
+    return "dpm++", uniform_timesteps(n, den.num_train_timesteps, "trailing")
 
 # %% ../../nbs/05_evaluation/01_fitness.ipynb #eadcb650
 def make_fitness(
     name:str,                  # 'paired', 'frechet', 'kid', 'is' or 'trajectory'
     den,                       # the full-precision `Denoiser`
-    timesteps_reference=None,  # of full precision; if None, 100 uniform ones for 'trajectory', 20 for 'paired'
+    timesteps_reference=None,  # of full precision; if None 100 even ones, for 'paired' 20 of DPM-Solver++
     num_images:int=256,
     seed:int=0,                # of the noise
     batch_size:int=32,

@@ -84,11 +84,12 @@ def affordable_bits(
     chosen:Practice,     # a sampler and its steps
     budget:float, price, # the bound, and the `Price` that it bounds
 )->list:                 # of `Practice`s within the budget
-    "The same steps at the highest uniform bits that a budget allows, for each way to exempt layers."
+    """The same steps at the highest uniform bits that a budget allows, for each way to exempt layers. Nobody gives
+    weights more bits than activations."""
     found = []
     for exempt in EXEMPT:
         every = [Practice(chosen.sampler, chosen.steps, chosen.spacing, (w, a), exempt)
-                 for w in space.bits for a in space.bits]
+                 for w in space.bits for a in space.bits if w <= a]
         legal = [p for p in every if price(space.decode(p.genome(space))) <= budget]
         found += [p for p in legal if not any(q != p and q.bits[0] >= p.bits[0] and q.bits[1] >= p.bits[1]
                                               for q in legal)]

@@ -336,11 +336,28 @@ def warp(
 )->list:
     "The whole list, with one end moved or its middle bent."
     low, high, last = steps[0], steps[-1], space.num_train - 1
-    places, factor, which = [(t - low) / max(1, high - low) for t in steps], 2 ** rng.gauss(0, width), rng.randrange(3)
+    factor, which = 2 ** rng.gauss(0, width), rng.randrange(3)
     if which == 0: low = min(high, round((low + 8) * factor))
     if which == 1: high = max(low, round(last - (last - high + 8) * factor + 8))
-    if which == 2: places = [u ** factor for u in places]
-    return [min(last, max(0, round(low + (high - low) * u))) for u in places]
+    return stretch(steps, max(0, low), min(last, high), factor if which == 2 else 1)
+
+def stretch(
+    steps:list,          # timesteps, ascending
+    low:int, high:int,   # the new first and last
+    bend:float=1,        # u -> u^bend, with u the place between the ends
+)->list:
+    "The list between other ends."
+    width = max(1, steps[-1] - steps[0])
+    return [round(low + (high - low) * ((t - steps[0]) / width) ** bend) for t in steps]
+
+def resample(
+    steps:list,          # timesteps, ascending
+    n:int,
+)->list:
+    "As many timesteps as wanted between the same ends, dense where the list is dense."
+    places = [i * (len(steps) - 1) / max(1, n - 1) for i in range(n)]
+    below = [min(int(u), max(0, len(steps) - 2)) for u in places]
+    return [round(steps[i] + (u - i) * (steps[min(i + 1, len(steps) - 1)] - steps[i])) for u, i in zip(places, below)]
 
 def nudge_steps(
     space:SearchSpace,
@@ -348,13 +365,11 @@ def nudge_steps(
     rate:float,          # probability of a timestep to move
     rng,                 # `random.Random`
 )->list:
-    "Warp the list, or move some timesteps; where the number of steps is free, leave out or add one now and then."
+    "Warp the list, or move some timesteps; where their number is free, take one more or one less now and then."
     if rng.random() < 1/3: moved = warp(space, steps, rng)
     else: moved = [jump(space, t, rng) if rng.random() < rate else t for t in steps]
     (lo, hi), change = space.steps, rng.choice((-1, 1))
-    if lo < hi and rng.random() < rate:
-        if change < 0 and len(moved) > lo: moved.remove(rng.choice(moved))
-        if change > 0 and len(moved) < hi: moved.append(another(space, moved, rng))
+    if lo < hi and rng.random() < rate: moved = resample(sorted(moved), min(hi, max(lo, len(moved) + change)))
     return mend(space, moved, rng)
 
 # %% ../../nbs/07_searching/00_space.ipynb #b2f4c1d7
