@@ -276,8 +276,9 @@ def space_of(a, net):
     from tmpq_dm.searching.space import SearchSpace
     (lo, hi), den = steps_range(a.steps), net.denoiser
     groups = quadratic_groups(hi, den.num_train_timesteps)
-    per_group = 1 if a.preset == "published" else crowding(groups, (lo, hi), den)
-    return SearchSpace(net, groups, bits_list(a.bits), (lo, hi), per_group, samplers_of_search(a, den), a.segments)
+    samplers = samplers_of_search(a, den)
+    per_group = 1 if a.preset == "published" else crowding(groups, (lo, hi), den, samplers)
+    return SearchSpace(net, groups, bits_list(a.bits), (lo, hi), per_group, samplers, a.segments)
 
 def run_search(a):
     "Plan, calibrate if need be, then search; returns (denoiser, supernet, run)."

@@ -277,15 +277,16 @@ def first_generation(
     genomes = [toolbox.fit(g) for g in best + second + warps]
     return genomes + [toolbox.fit(toolbox.individual()) for _ in range(max(size//8, size - len(genomes)))]
 
-CLEAN_ENDS = 1, 1/2, 1/4     # where an even list is made to end, as shares of where it does
+CLEAN_ENDS = 1/2, 1/4     # where a list is made to end, as shares of where it does
 
 def stretched_lists(ev:Evaluator, toolbox)->list:
-    "For each number of steps genomes at the highest precision, best first: an even list, also with cleaner ends."
+    "For each number of steps genomes at the highest precision, best first: a practical list, also with cleaner ends."
     space, found = ev.space, []
     for practices in even_lists(space).values() if ev.settings.practice else ():
-        even = min((p.genome(space) for p in practices), key=lambda g: toolbox.evaluate(g, 0))
-        tried = dict.fromkeys(stretched(space, even, share) for share in CLEAN_ENDS)
-        found.append(sorted(filter(None, tried), key=lambda g: toolbox.evaluate(g, 0)))
+        plain = sorted((p.genome(space) for p in practices), key=lambda g: toolbox.evaluate(g, 0))
+        early = [g for g in plain if parts(space, g)[1][0] > 0][:1]      # ends before the data
+        tried = plain[:1] + [stretched(space, g, share) for g in early for share in CLEAN_ENDS]
+        found.append(sorted(filter(None, dict.fromkeys(tried)), key=lambda g: toolbox.evaluate(g, 0)))
     return found
 
 def stretched(space, genome, share:float):

@@ -6,65 +6,88 @@
 __all__ = ['Practice', 'even_lists', 'affordable_bits']
 
 # %% ../../nbs/07_searching/04_practice.ipynb #f005ec29
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, replace
+from diffusers import DDIMScheduler
 from ..policy import FP, Policy
-from ..sampling.schedulers import even_timesteps, uniform_timesteps
+from ..sampling.schedulers import (SAMPLERS, SPACINGS, even_timesteps, sampler_name, uniform_timesteps,
+                                         with_noise_of)
 from .space import SearchSpace, check_list
 from ..core.errors import TmpqError
 
 # %% ../../nbs/07_searching/04_practice.ipynb #f644058b
-EVEN_SPACINGS = ("leading", "trailing")
+SPACED_BY = dict(leading=dict(timestep_spacing="leading"), trailing=dict(timestep_spacing="trailing"),
+                 karras=dict(use_karras_sigmas=True))      # options of a scheduler
 EXEMPT = {"no layer": (), "input and output": ("input", "output"),
           "input, output, temporal, shortcut": ("input", "output", "temporal", "shortcut")}
 
 # %% ../../nbs/07_searching/04_practice.ipynb #69747967
 @dataclass(frozen=True)
 class Practice:
-    "A policy that takes no search: a sampler, even steps, uniform bits, and layers that are exempt."
+    "A policy that takes no search: a sampler and its steps, uniform bits, and layers that are exempt."
     sampler:str
-    steps:int
-    spacing:str      # of the steps, one of `spacings`
+    spacing:str      # of the steps, see `spaced`
+    timesteps:tuple  # descending, counted from the first
     bits:tuple       # of weights and of activations; products of attention take those of activations
     exempt:str       # a key of `EXEMPT`: what has the highest precision instead
 
     def __str__(self):
         (w, a), sampler = self.bits, self.sampler or "its own sampler"
-        return f"{sampler}, {self.steps} even steps ({self.spacing}), W{w}A{a}, {self.exempt} exempt"
+        return f"{sampler}, {len(self.timesteps)} steps ({self.spacing}), W{w}A{a}, {self.exempt} exempt"
 
     def genome(self, space:SearchSpace)->tuple:
         "Its genome. Raises `TmpqError` if it lies outside the space."
         (w, a), high, roles = self.bits, max(space.bits), EXEMPT[self.exempt]
         def pair(o): return (high, high) if o.role in roles else ((a if o.kind in ("qk", "pv") else w), a)
         table = {o.name: (FP, FP) if o.name in space.float_ops else pair(o) for o in space.net.ops}
-        timesteps = tuple(space.first + t for t in even(space.net, self.steps, self.spacing))
+        timesteps = tuple(space.first + t for t in self.timesteps)
         return space.encode(Policy(timesteps, (table,), model=space.net.fingerprint, sampler=self.sampler,
                                    guidance=getattr(space.net, "guidance", None)))
 
 # %% ../../nbs/07_searching/04_practice.ipynb #9a121087
-def spacings(net)->tuple:
-    "How a user may space steps; in flow matching also as the model's own scheduler does, which shifts them."
-    return EVEN_SPACINGS + (("shifted",) if getattr(net, "first_timestep", 0) else ())
-
-def even(
+def spaced(
     net,             # a supernet or `Denoiser`
-    n:int, spacing:str,
-)->tuple:
-    "Even timesteps, counted from the first."
-    if spacing in EVEN_SPACINGS: return uniform_timesteps(n, net.num_train_timesteps, spacing)
-    return tuple(t - net.first_timestep for t in even_timesteps(getattr(net, "denoiser", net).scheduler, n))
+    sampler:str, n:int,
+)->dict:             # name of a spacing -> timesteps, descending, counted from the first
+    "The lists of n timesteps that diffusers' own scheduler takes; those with fewer, repeating one, are left out."
+    scheduler = getattr(getattr(net, "denoiser", net), "scheduler", None)
+    if getattr(net, "first_timestep", 0): return flow_lists(net, scheduler, n)
+    if scheduler is None: scheduler = DDIMScheduler(num_train_timesteps=net.num_train_timesteps)
+    cls = SAMPLERS[sampler or sampler_name(scheduler)]
+    fields = inspect.signature(cls.__init__).parameters.keys()
+    ways = {name: options for name, options in SPACED_BY.items() if options.keys() <= fields}
+    if "timestep_spacing" not in fields: ways["even"] = {}      # it has only one way
+    found = {name: stock_list(scheduler, cls, n, options) for name, options in ways.items()}
+    return {name: ts for name, ts in found.items() if len(ts) == n}
 
-def fits(space:SearchSpace, n:int, spacing:str)->bool:
-    "Whether the groups of a space hold such a list."
-    try: check_list(space, sorted(even(space.net, n, spacing)))
+def stock_list(scheduler, cls, n:int, options:dict)->tuple:
+    "The timesteps of a scheduler with these options, without those that it repeats; empty if it cannot make so many."
+    fields = inspect.signature(cls.__init__).parameters
+    plain = dict(custom_timesteps=None) | {k: False for k in SPACINGS if k in fields}
+    if "lower_order_final" in fields: plain["lower_order_final"] = True
+    own = with_noise_of(scheduler, cls, plain | options)
+    try: own.set_timesteps(n)
+    except ValueError: return ()
+    return tuple(dict.fromkeys(round(t) for t in own.timesteps.tolist()))
+
+def flow_lists(net, scheduler, n:int)->dict:
+    "In flow matching: even lists, and what the model's own scheduler takes, which shifts them."
+    even = {name: uniform_timesteps(n, net.num_train_timesteps, name) for name in ("leading", "trailing")}
+    return even | dict(shifted=tuple(t - net.first_timestep for t in even_timesteps(scheduler, n)))
+
+def fits(space:SearchSpace, timesteps)->bool:
+    "Whether the groups of a space hold a list."
+    try: check_list(space, sorted(timesteps))
     except TmpqError: return False
     return True
 
 def crowding(
     groups, steps:tuple,    # see `SearchSpace`
     net,                    # a supernet or `Denoiser`
+    samplers=None,          # to choose from, by name; the model's own if None
 )->int:
-    "How many timesteps a group must be able to give to hold every even list of so many steps."
-    lists = [even(net, n, s) for n in range(steps[0], steps[1] + 1) for s in spacings(net)]
+    "How many timesteps a group must be able to give to hold every list of so many steps that takes no search."
+    lists = [ts for n in range(steps[0], steps[1] + 1) for s in samplers or ("",) for ts in spaced(net, s, n).values()]
     return max(sum(lo <= t < hi for t in ts) for ts in lists for lo, hi in groups)
 
 # %% ../../nbs/07_searching/04_practice.ipynb #a06d7093
@@ -74,8 +97,8 @@ def even_lists(
     "The lists of timesteps to compare first."
     lo, hi = space.steps
     top = (max(space.bits),) * 2
-    choices = [(name, s) for name in space.samplers for s in spacings(space.net)]
-    every = {n: [Practice(name, n, s, top, "no layer") for name, s in choices if fits(space, n, s)]
+    every = {n: [Practice(sampler, spacing, ts, top, "no layer") for sampler in space.samplers
+                 for spacing, ts in spaced(space.net, sampler, n).items() if fits(space, ts)]
              for n in range(lo, hi + 1)}
     return {n: lists for n, lists in every.items() if lists}
 
@@ -88,7 +111,7 @@ def affordable_bits(
     weights more bits than activations."""
     found = []
     for exempt in EXEMPT:
-        every = [Practice(chosen.sampler, chosen.steps, chosen.spacing, (w, a), exempt)
+        every = [replace(chosen, bits=(w, a), exempt=exempt)
                  for w in space.bits for a in space.bits if w <= a]
         legal = [p for p in every if price(space.decode(p.genome(space))) <= budget]
         found += [p for p in legal if not any(q != p and q.bits[0] >= p.bits[0] and q.bits[1] >= p.bits[1]
