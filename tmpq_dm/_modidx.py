@@ -2042,6 +2042,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'tmpq_dm/searching/practice.py'),
                                             'tmpq_dm.searching.practice.flow_lists': ( '07_searching/practice.html#flow_lists',
                                                                                        'tmpq_dm/searching/practice.py'),
+                                            'tmpq_dm.searching.practice.numbers_of_steps': ( '07_searching/practice.html#numbers_of_steps',
+                                                                                             'tmpq_dm/searching/practice.py'),
                                             'tmpq_dm.searching.practice.spaced': ( '07_searching/practice.html#spaced',
                                                                                    'tmpq_dm/searching/practice.py'),
                                             'tmpq_dm.searching.practice.stock_list': ( '07_searching/practice.html#stock_list',
