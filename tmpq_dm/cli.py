@@ -467,7 +467,7 @@ def demo_args(a)->argparse.Namespace:
     "The arguments of the demo's search: `tmpq-dm search reference`, small with --quick."
     small = ["--num-samples", "48", "--iterations", "8", "--num-images", "16", "--final-images", "32",
              "--samplers", "ddim,dpm++", "--steps", "5-7", "--max-nfe", "6000"]
-    size = small if a.quick else ["--steps", "5-10", "--max-nfe", "120000"]
+    size = small if a.quick else ["--steps", "5-10", "--max-nfe", "70000"]
     search = ["search", "reference", "--out", a.out, "--seed", str(a.seed), "--budget-bitops", "0.0251"]
     return make_parser().parse_args([*search, *size])
 
