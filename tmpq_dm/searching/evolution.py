@@ -15,11 +15,11 @@ from ..core.progress import warn
 from ..core.trees import hash_of
 from ..evaluation.cost import BitOPs, Price
 from ..quantization.network import uncorrected
-from .space import SearchSpace, check_list, mend, parts, stretch, warp, whole
+from .space import SearchSpace, mend, parts, warp, whole
 from .budget import repair, spend
 from .sensitivity import harm_of, sensitivity
 from .record import Record, fitness_of
-from .practice import affordable_bits, even_lists
+from .practice import affordable_bits, between, even_lists, fits, other_ends
 from .screening import screened
 
 # %% ../../nbs/07_searching/06_evolution.ipynb #c655aebe
@@ -270,39 +270,32 @@ PRACTICES = 6      # policies of common practice are judged on all images, for e
 def first_generation(
     ev:Evaluator, toolbox, rng,
 )->list:
-    """For each number of steps that the budget can pay the best two of the stretched lists, and warped ones, with bits
-    brought under the budget; an eighth of the genomes are random, all without common practice."""
+    """Half of it is common practice between other ends, then some of the same with bits lowered from the highest, and
+    warped ones; all brought under the budget. An eighth is random; all of it, without common practice."""
     space, size = ev.space, population(ev)
-    lists = [two[:2] for two in stretched_lists(ev, toolbox) if payable(ev, two[0])]
-    best, second = ([two[i] for two in lists if len(two) > i] for i in (0, 1))
-    warps = [warped(space, rng.choice(best), rng) for _ in range(size - size//8 - len(best + second))] if best else []
-    genomes = [toolbox.fit(g) for g in best + second + warps]
-    return genomes + [toolbox.fit(toolbox.individual()) for _ in range(max(size//8, size - len(genomes)))]
+    simple = moved_practice(ev, toolbox)[:size // 2]
+    high = [whole(space, *parts(space, g)[:2], parts(space, space.uniform(space.bits[-1]))[2]) for g in simple]
+    warps = size - size//8 - len(simple + high[:size//8]) if simple else 0
+    genomes = simple + high[:size//8] + [warped(space, rng.choice(high), rng) for _ in range(warps)]
+    return [toolbox.fit(g) for g in genomes + [toolbox.individual() for _ in range(size - len(genomes))]]
 
-CLEAN_ENDS = 1/2, 1/4     # where a list is made to end, as shares of where it does
+TRIED_ENDS = 3      # pairs of ends, the best on rung 0 of those tried with the best of common practice
 
-def stretched_lists(ev:Evaluator, toolbox)->list:
-    "For each number of steps genomes at the highest precision, best first: a practical list, also with cleaner ends."
-    space, found = ev.space, []
-    for practices in even_lists(space).values() if ev.settings.practice else ():
-        plain = sorted((p.genome(space) for p in practices), key=lambda g: toolbox.evaluate(g, 0))
-        early = [g for g in plain if parts(space, g)[1][0] > 0][:1]      # ends before the data
-        tried = plain[:1] + [stretched(space, g, share) for g in early for share in CLEAN_ENDS]
-        found.append(sorted(filter(None, dict.fromkeys(tried)), key=lambda g: toolbox.evaluate(g, 0)))
-    return found
+def moved_practice(ev:Evaluator, toolbox)->list:
+    "The best of common practice within the budget for each number of steps, between the best ends; best first."
+    space, lengths = ev.space, {}
+    for g in judged_practice(ev): lengths.setdefault(len(ev.practice[g].timesteps), ev.practice[g])
+    best = list(lengths.values())
+    tried = other_ends(space, best[0]) if best else []
+    ends = sorted(tried, key=lambda p: toolbox.evaluate(p.genome(space), 0))[:TRIED_ENDS]
+    moved = [between(p, e.timesteps[0], e.timesteps[-1]) for p in best for e in ends]
+    return list(dict.fromkeys(p.genome(space) for p in moved if fits(space, p.timesteps)))
 
-def stretched(space, genome, share:float):
-    "A genome whose cleanest timestep is at a share of where it was, and the others with it; None outside of the space."
-    sampler, steps, bits = parts(space, genome)
-    moved = stretch(steps, round(share * steps[0]), steps[-1])
-    with suppress(TmpqError):
-        check_list(space, moved)
-        return whole(space, sampler, moved, bits)
-
-def payable(ev:Evaluator, genome)->bool:
-    "Whether the budget can pay the steps of a genome, at the lowest bits."
-    sampler, steps, _ = parts(ev.space, genome)
-    return ev.price.cheapest(ev.space.bits, len(steps), ev.space.float_ops, ev.space.samplers[sampler]) <= ev.budget
+def judged_practice(ev:Evaluator)->list:
+    "The genomes of common practice within the budget that were judged, best first, by the lowest rung that has any."
+    rung = min((r for g, r in ev.order if g in ev.practice), default=0)
+    judged = [tuple(e["genome"]) for e in ev.entries(rung) if tuple(e["genome"]) in ev.practice]
+    return sorted(judged, key=lambda g: fitness_of(ev.order[g, rung]))
 
 def population(ev:Evaluator)->int:
     "The number of genomes for a budget in a generation: its share, but half of what one budget has at the least."
