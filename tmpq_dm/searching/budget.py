@@ -65,19 +65,18 @@ class Bill:
 # %% ../../nbs/07_searching/01_budget.ipynb #6832a2c2
 def worth(
     bill:Bill,
+    i:int,               # of an operand
     direction:int,
     harm=None,           # for each operand of a row: dict bits -> harm done; None: unknown, all alike
-)->list:                 # for each operand; 0 where it cannot move
-    "How good it is to move each operand: what it saves for the harm, or what it mends for the price."
-    def harm_of(i):
-        if harm is None: return 1
-        now = bill.bits[i]
-        then = bill.space.bits[bill.space.bits.index(now) + direction]
-        return max(1e-12, abs(harm[i % bill.row][then] - harm[i % bill.row][now]) * bill.calls[i // bill.row])
-    def of(i, change):
-        if not change: return 0
-        return change / harm_of(i) if direction < 0 else (harm_of(i) / change if harm else 1)
-    return [of(i, change) for i, change in enumerate(bill.changes[direction])]
+)->float:                # 0 if it cannot move
+    "How good it is to move an operand: what it saves for the harm, or what it mends for the price."
+    change = bill.changes[direction][i]
+    if not change: return 0
+    if harm is None: return change if direction < 0 else 1
+    now, row = bill.bits[i], harm[i % bill.row]
+    then = bill.space.bits[bill.space.bits.index(now) + direction]
+    done = max(1e-12, abs(row[then] - row[now]) * bill.calls[i // bill.row])
+    return change / done if direction < 0 else done / change
 
 def lower(
     bill:Bill,
@@ -86,11 +85,13 @@ def lower(
     harm=None,           # see `worth`
 ):
     "Lower operands, the more likely the more worth it is, until the price is within the budget."
+    worths = [worth(bill, i, -1, harm) for i in range(len(bill.bits))]
     while bill.total > budget:
-        weights = worth(bill, -1, harm)
         # floating point may cost the same until both operands have left it
-        if not any(weights): weights = [change is not None for change in bill.changes[-1]]
-        bill.move(rng.choices(range(len(bill.bits)), weights)[0], -1)
+        weights = worths if any(worths) else [change is not None for change in bill.changes[-1]]
+        i = rng.choices(range(len(weights)), weights)[0]
+        bill.move(i, -1)
+        for k in (i, i ^ 1): worths[k] = worth(bill, k, -1, harm)
 
 # %% ../../nbs/07_searching/01_budget.ipynb #b495ac20
 def fewer_steps(
@@ -139,10 +140,13 @@ def spend(
 )->tuple:
     "The same sampler and timesteps with more bits: operands are raised until no other can be."
     bill = Bill(space, genome, price)
+    worths = [worth(bill, i, 1, harm) for i in range(len(bill.bits))]
     while True:
         room = budget - bill.total
         affordable = [c is not None and c <= room for c in bill.changes[1]]
-        weights = [w * ok for w, ok in zip(worth(bill, 1, harm), affordable)]
+        weights = [w * ok for w, ok in zip(worths, affordable)]
         if not any(weights): weights = affordable
         if not any(weights): return bill.genome
-        bill.move(rng.choices(range(len(weights)), weights)[0], 1)
+        i = rng.choices(range(len(weights)), weights)[0]
+        bill.move(i, 1)
+        for k in (i, i ^ 1): worths[k] = worth(bill, k, 1, harm)
