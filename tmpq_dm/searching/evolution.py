@@ -103,6 +103,7 @@ class Evaluator:
         self.seconds, self.budget = 0.0, settings.budget
         self.order = {}       # (genome, rung) -> entry of the record, in the order of evaluation
         self.practice = {}    # genome -> `Practice`
+        self.simple = set()   # genomes that the first generation made of these, between other ends
         self.harm = None      # of each operand at each precision, once it is measured
 
         self.failures = 0     # in a row
@@ -277,7 +278,9 @@ def first_generation(
     high = [whole(space, *parts(space, g)[:2], parts(space, space.uniform(space.bits[-1]))[2]) for g in simple]
     warps = size - size//8 - len(simple + high[:size//8]) if simple else 0
     genomes = simple + high[:size//8] + [warped(space, rng.choice(high), rng) for _ in range(warps)]
-    return [toolbox.fit(g) for g in genomes + [toolbox.individual() for _ in range(size - len(genomes))]]
+    fitted = [toolbox.fit(g) for g in genomes + [toolbox.individual() for _ in range(size - len(genomes))]]
+    ev.simple.update(fitted[:len(simple)])
+    return fitted
 
 TRIED_ENDS = 3      # pairs of ends, the best on rung 0 of those tried with the best of common practice
 
@@ -460,10 +463,13 @@ def fresh_noise(ev:Evaluator, toolbox):
     yield
 
 def contestants(ev:Evaluator, toolbox, rung:int, places:int)->list:
-    "The genomes for a round on fresh noise, for one budget; a third of the places is for common practice."
+    """The genomes for a round on fresh noise, for one budget. A third of the places is for common practice, and a third
+    for the same between other ends: a lucky child may not push out what it descends from."""
     ranked = [tuple(g) for g in toolbox.select(len(ev.order), rung - 1)]
     common = [g for g in ranked if g in ev.practice][:max(1, places // 3)]
-    others = [g for g in ranked if g not in ev.practice][:places - len(common)]
+    simple = [g for g in ranked if g in ev.simple][:places // 3]
+    bred = [g for g in ranked if g not in ev.practice and g not in simple][:places - len(common + simple)]
+    others = sorted(bred + simple, key=ranked.index)
     return [g for pair in zip(others, common) for g in pair] + others[len(common):] + common[len(others):]
 
 # %% ../../nbs/07_searching/06_evolution.ipynb #8c7b7424
