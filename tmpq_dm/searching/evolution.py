@@ -463,8 +463,8 @@ def fresh_noise(ev:Evaluator, toolbox):
     yield
 
 def contestants(ev:Evaluator, toolbox, rung:int, places:int)->list:
-    """The genomes for a round on fresh noise, for one budget. A third of the places is for common practice, and a third
-    for the same between other ends: a lucky child may not push out what it descends from."""
+    """The genomes for a round on fresh noise, for one budget. A third of the places is for common practice, a third at
+    least for the same between other ends: a lucky child may not push out what it descends from."""
     ranked = [tuple(g) for g in toolbox.select(len(ev.order), rung - 1)]
     common = [g for g in ranked if g in ev.practice][:max(1, places // 3)]
     simple = [g for g in ranked if g in ev.simple][:places // 3]
