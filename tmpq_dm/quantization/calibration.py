@@ -6,7 +6,7 @@
 __all__ = ['CalibrationSettings']
 
 # %% ../../nbs/06_quantization/08_calibration.ipynb #f8215965
-import hashlib, json, random
+import hashlib, json, math, random
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
@@ -373,7 +373,7 @@ def calibrate_blocks(net, s:CalibrationSettings, folder:Path, progress:bool)->Ca
             else: error = calibrate_layers(net, path, ops, x, t, cond, s, rng, done)
             finished.append(path)
             if folder: keep(net, folder, whole, finished, rng)
-            bar.set_postfix_str(f"{path}, error {error:.4f}")
+            bar.set_postfix_str(path if math.isnan(error) else f"{path}, error {error:.4f}")   # nothing was learned
         done += ops
     if s.unbias: align(net, x, t, cond, s.batch_size)
     return s
